@@ -1,0 +1,122 @@
+"""The client: what a user holds of the tunnel. One pool of sessions, shared by whatever needs it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Mapping
+from types import EllipsisType
+from typing import TYPE_CHECKING, Any
+
+from .config import AnyTLSOutbound, coerce_outbound
+from .errors import ConfigError, StreamRefused
+from .net.waiting import AT_ONCE, deadline_after
+from .pool.events import EventHooks
+from .pool.pool import Pool
+from .pool.stats import PoolStats
+from .protocol.address import encode_address
+from .sockets import AnyTLSSocket
+
+if TYPE_CHECKING:
+    from typing import Self
+
+__all__ = ["AnyTLSClient"]
+
+#: Seconds after which ``wait_open`` takes a server that has said nothing for one of version 1.
+VERSION_1_AFTER = 3.0
+
+
+class AnyTLSClient:
+    """A pool of AnyTLS sessions to one server.
+
+    ``config``: the sing-box ``anytls`` outbound as a dict, or an :class:`AnyTLSOutbound`.
+    ``event_hooks``: names of events (``pool.events.EVENT_NAMES``) to lists of callables; each gets one
+    frozen event, from any thread. Raises :class:`ConfigError` for what is wrong in them. Nothing is
+    dialled here: the first use is ``with``, or the first connection. Any number of threads may use it.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any] | AnyTLSOutbound,
+        *,
+        outbounds: Iterable[Mapping[str, Any]] = (),
+        event_hooks: EventHooks | None = None,
+    ) -> None:
+        if tuple(outbounds):
+            raise ConfigError("outbounds: detour is not supported yet")
+        self._outbound = coerce_outbound(config)
+        self._pool = Pool(self._outbound, event_hooks)
+
+    @property
+    def outbound(self) -> AnyTLSOutbound:
+        """The configuration in use."""
+        return self._outbound
+
+    def create_connection(
+        self,
+        address: tuple[str, int],
+        timeout: float | EllipsisType | None = ...,
+        source_address: None = None,
+        *,
+        wait_open: bool = False,
+    ) -> AnyTLSSocket:
+        """Return a stream to ``address`` (host, port), like ``socket.create_connection``.
+
+        The name is resolved by the server. ``timeout``: seconds for this call and, later, for each call on
+        the socket; not given: ``socket.getdefaulttimeout()``; a dial is always capped by the outbound's own
+        time-outs too. ``wait_open``: wait until the server says that it reached the target; else a refusal
+        is raised by the first read.
+
+        Raises :class:`DialError`, :class:`CertificateError`, :class:`ClientClosed`,
+        :class:`AnyTLSTimeout`; with ``wait_open`` :class:`StreamRefused` and :class:`AuthenticationError` too.
+        """
+        seconds = socket.getdefaulttimeout() if isinstance(timeout, EllipsisType) else timeout
+        if source_address is not None:
+            raise TypeError("source_address must be None: it is the server that connects to the target")
+        host, port = address
+        try:
+            encoded = encode_address(host, port)
+        except ValueError as exc:
+            raise StreamRefused(f"{host}:{port} can't be a target: {exc}") from exc
+        deadline = AT_ONCE if seconds == 0 else deadline_after(seconds)
+        session = self._pool.acquire(deadline)
+        sock = AnyTLSSocket(self._pool, session, (host, port), encoded, seconds)
+        if wait_open:
+            try:
+                sock._wait_open(deadline, VERSION_1_AFTER)
+            except BaseException:
+                sock.close()
+                raise
+        return sock
+
+    def wait_ready(self, n: int = 1, timeout: float | None = None) -> None:
+        """Wait until ``n`` sessions are ready for use, dialling them where ``ensure_idle_session`` is less.
+
+        ``timeout``: seconds. Raises :class:`AnyTLSTimeout`, with the last dial's error in its words.
+        """
+        self._pool.wait_ready(n, timeout)
+
+    def stats(self) -> PoolStats:
+        """Return the pool's numbers of this moment."""
+        return self._pool.stats()
+
+    def close(self) -> None:
+        """End all sessions at once and wake whoever is blocked in one; any number of times."""
+        self._pool.close()
+
+    def __enter__(self) -> Self:
+        self._pool.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        raise TypeError(
+            "a client can't be pickled: its sessions belong to this process; pickle its configuration"
+        )
+
+    def __repr__(self) -> str:
+        stats = self.stats()
+        where = f"{self._outbound.server}:{self._outbound.server_port}"
+        state = "closed" if self._pool.state.closed else f"{stats.idle} idle, {stats.active} active"
+        return f"<AnyTLSClient to {where}, {state}>"

@@ -1,0 +1,80 @@
+"""The fields of sing-box that are known here and can't be honoured yet, refused by name.
+
+One table: who makes a field work takes its row out and reads it in ``dial.py`` or ``tls.py``. A field that
+is set to what it would be anyway (empty, false, ``enabled: false``) asks for nothing and is accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from .fields import Fields
+
+__all__ = ["NOT_SUPPORTED_YET", "not_supported_names", "refuse_not_supported"]
+
+
+def _secret_texts(fields: Fields, name: str) -> object:
+    return fields.texts(name, secret=True)
+
+
+def _switched_on(*members: str) -> Callable[[Fields, str], object]:
+    """Return a reader of an object with ``enabled``: is it true? The other members aren't looked at."""
+
+    def read(fields: Fields, name: str) -> object:
+        group = fields.group(name, {"enabled", *members})
+        return group is not None and group.flag("enabled")
+
+    return read
+
+
+def _number(fields: Fields, name: str) -> object:
+    return fields.integer(name, 0, 2**32 - 1)
+
+
+#: Path of the field -> how to read it; whatever is read and isn't false or empty is refused.
+NOT_SUPPORTED_YET: dict[str, Callable[[Fields, str], object]] = {
+    "detour": Fields.text,
+    "netns": Fields.text,
+    "domain_resolver.disable_cache": Fields.flag,
+    "domain_resolver.disable_optimistic_cache": Fields.flag,
+    "domain_resolver.rewrite_ttl": _number,
+    "domain_resolver.client_subnet": Fields.text,
+    "domain_resolver.timeout": Fields.duration,
+    "tls.cipher_suites": Fields.texts,
+    "tls.curve_preferences": Fields.texts,
+    "tls.certificate_public_key_sha256": Fields.texts,
+    "tls.client_certificate": _secret_texts,
+    "tls.client_certificate_path": Fields.text,
+    "tls.client_key": _secret_texts,
+    "tls.client_key_path": Fields.text,
+    "tls.fragment": Fields.flag,
+    "tls.record_fragment": Fields.flag,
+    "tls.spoof": Fields.text,
+    "tls.spoof_method": Fields.text,
+    "tls.ech": _switched_on(
+        "config",
+        "config_path",
+        "query_server_name",
+        "pq_signature_schemes_enabled",
+        "dynamic_record_sizing_disabled",
+    ),
+    "tls.utls": _switched_on("fingerprint"),
+    "tls.reality": _switched_on("public_key", "short_id"),
+}
+
+
+def not_supported_names(path: str = "") -> Collection[str]:
+    """Return the names in the table of the object at this path, which are known names there."""
+    return {name for parent, _, name in map(_split, NOT_SUPPORTED_YET) if parent == path}
+
+
+def refuse_not_supported(fields: Fields) -> None:
+    """Raise ``ConfigError`` for the first field of this object that is set and not supported yet."""
+    for full_path, read in NOT_SUPPORTED_YET.items():
+        parent, _, name = _split(full_path)
+        if parent == fields.path and read(fields, name):
+            fields.fail(name, "is not supported yet")
+
+
+def _split(full_path: str) -> tuple[str, str, str]:
+    return full_path.rpartition(".")

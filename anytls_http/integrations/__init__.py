@@ -1,0 +1,1 @@
+"""Adapters for HTTP libraries; each is imported at its first use only."""

@@ -1,0 +1,1 @@
+"""TCP and TLS: dialling, contexts, one TLS connection. Knows nothing of AnyTLS."""

@@ -1,0 +1,219 @@
+"""One TLS connection over a non-blocking TCP socket, for one reader and one writer at a time.
+
+The roles are the caller's to hand out (``pool/session.py`` has a lock for each). What this class
+guarantees is the order of the ciphertext, the deadline of each call, and that the descriptor is
+closed only when nobody is inside: a closed number may be somebody else's socket a moment later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Iterable
+
+from anytls_http.errors import AnyTLSTimeout, SessionClosed
+
+from .contexts import TLSContexts, handshake_error
+from .scratch import CIPHERTEXT, scratch
+from .tls_engine import TLSEngine
+from .waiting import AT_ONCE, wait_readable, wait_writable
+
+try:
+    import fcntl
+    import termios
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+class TLSConnection:
+    """A TLS client connection: ``receive`` ciphertext, ``engine.decrypt_into``, ``write`` records."""
+
+    __slots__ = ("_eager", "_fd", "_sock", "_unsent", "engine", "local_address", "peer_address")
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, server_hostname: str | None) -> None:
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._eager = False
+        self._unsent: memoryview | None = None
+        self.engine = TLSEngine(context, server_hostname, _session_failure)
+        self.local_address = _address_or_none(sock.getsockname)
+        self.peer_address = _address_or_none(sock.getpeername)
+
+    def fileno(self) -> int:
+        """Return the TCP socket's descriptor, -1 when closed."""
+        return self._sock.fileno()
+
+    def handshake(self, contexts: TLSContexts, server_name: str, deadline: float | None) -> None:
+        """Do the TLS handshake and verify the peer; the caller sends nothing before this has returned.
+
+        The client's last flight may stay unsent, to leave together with the first write.
+        Raises :class:`CertificateError`, :class:`DialError`, or :class:`AnyTLSTimeout` at ``deadline``.
+        """
+        engine = self.engine
+        try:
+            while not engine.handshake():
+                self._send(engine.take_output(), deadline)
+                if not self.receive(deadline):
+                    engine.feed_end()
+            contexts.verify_peer(engine.ssl_object)
+        except ssl.SSLError as exc:
+            with contextlib.suppress(AnyTLSTimeout, SessionClosed):
+                self._send(engine.take_output(), AT_ONCE)  # the alert that tells the server why
+            raise handshake_error(exc, server_name, engine.ssl_object) from exc
+
+    def receive(self, deadline: float | None) -> int:
+        """Wait for ciphertext and give it to the engine; return its size, 0 at the end of the stream.
+
+        Raises :class:`AnyTLSTimeout` at ``deadline``, :class:`SessionClosed` when the connection broke.
+        """
+        buffer = scratch(CIPHERTEXT)
+        try:
+            if not self._eager:
+                # After a request the answer isn't there yet: polling first saves a failed read.
+                wait_readable(self._fd, deadline)
+            while True:
+                try:
+                    count = self._sock.recv_into(buffer)
+                    break
+                except BlockingIOError:
+                    self._eager = False
+                    wait_readable(self._fd, deadline)
+        except AnyTLSTimeout:
+            raise
+        except (OSError, ValueError) as exc:
+            raise SessionClosed(f"the connection to the server broke: {_words(exc)}") from exc
+        # Where much comes at once there is likely more: then read without asking first.
+        self._eager = count > 8192
+        if count:
+            self.engine.feed(buffer[:count])
+        return count
+
+    def write(
+        self,
+        pieces: Iterable[bytes | bytearray | memoryview],
+        deadline: float | None,
+        *,
+        stall: float | None = None,
+        keep_unsent: bool = False,
+    ) -> None:
+        """Encrypt ``pieces`` (one TLS record each, more where one is over 16 KiB) and send them.
+
+        ``stall``: seconds without any progress after which it gives up, instead of ``deadline``.
+        ``keep_unsent``: where the connection takes no more, keep the rest for the next call instead
+        of waiting. Raises :class:`AnyTLSTimeout` and :class:`SessionClosed`; after either, part of
+        the ciphertext may be lost, so the connection can't be used again, except where
+        :attr:`has_unsent` was true before and nothing was encrypted.
+        """
+        if self._unsent is not None:
+            self.flush(deadline)
+        self._send(self.engine.encrypt(pieces), deadline, stall, keep_unsent)
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether ciphertext waits for the connection to take it."""
+        return self._unsent is not None or self.engine.has_output
+
+    def flush(self, deadline: float | None) -> None:
+        """Send what was kept, and what reading has produced; what can't be sent by ``deadline`` stays kept."""
+        unsent, self._unsent = self._unsent, None
+        if unsent is not None:
+            self._send(unsent, deadline, keep_unsent=True)
+            if self._unsent is not None:
+                raise AnyTLSTimeout("timed out while waiting for the connection to take data")
+        if self.engine.has_output:
+            self._send(self.engine.take_output(), deadline, keep_unsent=True)
+
+    def _send(
+        self,
+        data: bytes | memoryview,
+        deadline: float | None,
+        stall: float | None = None,
+        keep_unsent: bool = False,
+    ) -> None:
+        if not data:
+            return
+        send = self._sock.send
+        view: memoryview | None = None
+        while True:
+            try:
+                count = send(data if view is None else view)
+            except BlockingIOError:
+                count = 0
+            except (OSError, ValueError) as exc:
+                raise SessionClosed(f"the connection to the server broke: {_words(exc)}") from exc
+            if view is None:
+                if count == len(data):
+                    return
+                view = memoryview(data)
+            view = view[count:]
+            if not view:
+                return
+            if stall is not None and count:
+                deadline = time.monotonic() + stall
+            try:
+                wait_writable(self._fd, deadline)
+            except AnyTLSTimeout:
+                if keep_unsent:
+                    self._unsent = view
+                    return
+                raise
+            except (OSError, ValueError) as exc:
+                raise SessionClosed("the connection was closed") from exc
+
+    def unread_in_kernel(self) -> int:
+        """Return the bytes of ciphertext that have arrived and were not read, as far as the system tells."""
+        if fcntl is None:
+            return 0
+        try:
+            answer = fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4))
+        except OSError:
+            return 0
+        return int.from_bytes(answer, sys.byteorder)
+
+    def shutdown(self) -> None:
+        """End the TCP connection and wake whoever polls it; the descriptor stays open until :meth:`close`."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def shutdown_reading(self) -> None:
+        """Wake whoever waits for data: it sees the end of the stream."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RD)
+
+    def say_goodbye(self) -> None:
+        """Send TLS's close_notify if the connection takes it at once. The caller holds the writer's role."""
+        if self._unsent is None:
+            with contextlib.suppress(AnyTLSTimeout, SessionClosed):
+                with contextlib.suppress(ssl.SSLError, ValueError):
+                    self.engine.shutdown()
+                self._send(self.engine.take_output(), AT_ONCE)
+
+    def close(self) -> None:
+        """Close the descriptor; only when nobody is inside."""
+        self._sock.close()
+
+    def close_inherited(self) -> None:
+        """Close a forked child's copy of the descriptor; the parent's connection goes on."""
+        fd = self._sock.detach()
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
+def _address_or_none(ask: object) -> tuple[object, ...] | None:
+    try:
+        return ask()  # type: ignore[operator, no-any-return]
+    except OSError:
+        return None
+
+
+def _session_failure(exc: ssl.SSLError) -> SessionClosed:
+    return SessionClosed(f"TLS error on the session: {exc.reason or exc}")
+
+
+def _words(exc: BaseException) -> str:
+    return getattr(exc, "strerror", None) or str(exc)

@@ -1,0 +1,139 @@
+"""TLS without a socket: an ``ssl.SSLObject`` between two ``MemoryBIO``s, safe for two threads.
+
+One OpenSSL object must never be used by two threads at once (a reader and a writer on one
+``SSLSocket`` ended in a segfault), so every call on it here is short and under the engine's lock;
+whoever has to wait, waits outside. The order of the ciphertext is the order in which
+:meth:`TLSEngine.encrypt` and :meth:`TLSEngine.decrypt_into` produced it; the owner of the engine
+takes it with :meth:`TLSEngine.take_output` under a lock of its own and sends it in that order.
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from collections.abc import Callable, Iterable
+from typing import NoReturn, cast
+
+#: What :meth:`TLSEngine.decrypt_into` returns when more ciphertext is needed.
+NEED_INPUT = -1
+#: What it returns when the peer has ended the connection.
+END = 0
+#: Most plaintext bytes of one TLS record.
+RECORD_SIZE = 16384
+
+
+class TLSEngine:
+    """One TLS client connection as ciphertext in, plaintext out, and the reverse."""
+
+    __slots__ = ("_failure", "_incoming", "_lock", "_outgoing", "ssl_object")
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        server_hostname: str | None,
+        failure: Callable[[ssl.SSLError], Exception] | None = None,
+    ) -> None:
+        """``failure`` makes the exception to raise where the peer breaks the rules of TLS; else OpenSSL's own is."""
+        self._failure = failure
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._lock = threading.Lock()
+        #: The TLS object, for facts such as its version; not to be read or written by others.
+        self.ssl_object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
+
+    def handshake(self) -> bool:
+        """Take one step of the handshake; True when it is done. Raises :class:`ssl.SSLError`."""
+        with self._lock:
+            try:
+                self.ssl_object.do_handshake()
+            except ssl.SSLWantReadError:
+                return False
+            return True
+
+    def feed(self, ciphertext: bytes | bytearray | memoryview) -> None:
+        """Take over what the peer has sent."""
+        with self._lock:
+            self._incoming.write(ciphertext)
+
+    def feed_end(self) -> None:
+        """The transport below is at its end: what is buffered can still be read, then comes END."""
+        with self._lock:
+            self._incoming.write_eof()
+
+    def decrypt_into(self, view: memoryview) -> int:
+        """Fill ``view`` with plaintext that is there; never wait.
+
+        Returns the number of bytes (several records where the view has room), NEED_INPUT or END.
+        Raises ``failure``'s exception when the peer broke the rules of TLS.
+        """
+        total = 0
+        size = len(view)
+        read = cast(Callable[[int, memoryview], int], self.ssl_object.read)
+        with self._lock:
+            try:
+                while True:
+                    count = read(size - total, view[total:] if total else view)
+                    if not count:
+                        break
+                    total += count
+                    # Asking again for a record that isn't there costs an exception: dear in CPython.
+                    if total == size or not self._incoming.pending:
+                        break
+            except ssl.SSLWantReadError:
+                return total or NEED_INPUT
+            except ssl.SSLEOFError:
+                # The end without a close_notify. Frames have lengths, and so has HTTP: what was cut shows there.
+                return total
+            except ssl.SSLError as exc:
+                if total:
+                    return total  # OpenSSL gives the same error to the next call
+                self._raise(exc)
+        return total
+
+    def encrypt(self, pieces: Iterable[bytes | bytearray | memoryview]) -> bytes:
+        """Encrypt ``pieces``, each into TLS records of its own, and return all ciphertext not yet taken."""
+        with self._lock:
+            write = self.ssl_object.write
+            try:
+                for piece in pieces:
+                    size = len(piece)
+                    if size <= RECORD_SIZE:
+                        if size:
+                            write(piece)
+                        continue
+                    view = memoryview(piece)
+                    for start in range(0, size, RECORD_SIZE):
+                        write(view[start : start + RECORD_SIZE])
+            except ssl.SSLError as exc:
+                self._raise(exc)
+            return self._outgoing.read()
+
+    def _raise(self, exc: ssl.SSLError) -> NoReturn:
+        if self._failure is None:
+            raise exc
+        raise self._failure(exc) from exc
+
+    def shutdown(self) -> bool:
+        """Take one step of TLS's goodbye; True when the peer has said it too. Raises :class:`ssl.SSLError`."""
+        with self._lock:
+            try:
+                self.ssl_object.unwrap()
+            except ssl.SSLWantReadError:
+                return False
+            return True
+
+    @property
+    def has_output(self) -> bool:
+        """Whether reading has produced ciphertext (a KeyUpdate's answer) that must be sent."""
+        return bool(self._outgoing.pending)
+
+    def take_output(self) -> bytes:
+        """Return the ciphertext not yet taken."""
+        with self._lock:
+            return self._outgoing.read()
+
+    @property
+    def has_input(self) -> bool:
+        """Whether ciphertext or plaintext is buffered; a half record counts too."""
+        with self._lock:
+            return bool(self._incoming.pending) or bool(self.ssl_object.pending())

@@ -1,0 +1,85 @@
+"""Waiting for one descriptor, with one absolute deadline; and the arithmetic of deadlines."""
+
+from __future__ import annotations
+
+import math
+import select
+import threading
+import time
+
+from anytls_http.errors import AnyTLSTimeout
+
+#: poll() takes an int of milliseconds: wait at most a day at a time (seconds).
+_LONGEST_WAIT = 86400.0
+#: A deadline that has passed already: try once, never wait.
+AT_ONCE = 0.0
+
+
+def deadline_after(timeout: float | None) -> float | None:
+    """Return the absolute deadline, in ``time.monotonic()`` seconds, ``timeout`` seconds from now."""
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def earlier(first: float | None, second: float | None) -> float | None:
+    """Return the earlier of two deadlines; None is never."""
+    if first is None:
+        return second
+    if second is None:
+        return first
+    return min(first, second)
+
+
+def remaining(deadline: float | None) -> float:
+    """Return the seconds left until ``deadline``, as ``Lock.acquire(timeout=)`` takes them (-1: no limit)."""
+    if deadline is None:
+        return -1
+    return min(threading.TIMEOUT_MAX, max(0.0, deadline - time.monotonic()))
+
+
+if hasattr(select, "poll"):
+    _IN = select.POLLIN
+    _OUT = select.POLLOUT
+
+    def _wait(fd: int, mask: int, deadline: float | None) -> bool:
+        poller = select.poll()
+        poller.register(fd, mask)
+        if deadline is None:
+            return bool(poller.poll())
+        while True:
+            left = min(_LONGEST_WAIT, deadline - time.monotonic())
+            # poll() takes whole milliseconds: rounding down would spin through the last one.
+            if poller.poll(math.ceil(left * 1000) if left > 0 else 0):
+                return True
+            if time.monotonic() >= deadline:
+                return False
+
+else:  # Windows
+    _IN = 1
+    _OUT = 4
+
+    def _wait(fd: int, mask: int, deadline: float | None) -> bool:
+        readers = [fd] if mask & _IN else []
+        writers = [fd] if mask & _OUT else []
+        timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+        # Windows reports a failed connect in the third set only.
+        return any(select.select(readers, writers, [fd], timeout))
+
+
+def wait_readable(fd: int, deadline: float | None) -> None:
+    """Return when ``fd`` can be read, is at its end or broken.
+
+    Raises :class:`AnyTLSTimeout` at ``deadline`` (``time.monotonic()`` seconds, None: never).
+    """
+    if not _wait(fd, _IN, deadline):
+        raise AnyTLSTimeout("timed out while waiting for data")
+
+
+def wait_writable(fd: int, deadline: float | None) -> None:
+    """Return when ``fd`` can be written or is broken; raises :class:`AnyTLSTimeout` at ``deadline``."""
+    if not _wait(fd, _OUT, deadline):
+        raise AnyTLSTimeout("timed out while waiting for the connection to take data")
+
+
+def is_readable_now(fd: int) -> bool:
+    """Whether ``fd`` has data, is at its end or broken, without waiting."""
+    return _wait(fd, _IN, AT_ONCE)

@@ -1,0 +1,1 @@
+"""Sessions over TLS connections, the pool of them, its rules and its maintenance thread."""

@@ -1,0 +1,71 @@
+"""Dialling one session: TCP, TLS with the certificate verified, then the authentication, in that order."""
+
+from __future__ import annotations
+
+import time
+
+from anytls_http._version import __version__
+from anytls_http.errors import AnyTLSError, AnyTLSTimeout, ClientClosed
+from anytls_http.net.dial import connect_tcp
+from anytls_http.net.tls import TLSConnection
+from anytls_http.net.waiting import deadline_after, earlier
+from anytls_http.protocol.session import ClientSession
+
+from .session import Session
+from .state import PoolState
+
+#: What Settings call this client, unless ``client_metadata`` says otherwise.
+CLIENT_NAME = f"anytls_http/{__version__}"
+
+
+def dial(state: PoolState, created_for: str, deadline: float | None) -> Session:
+    """Return a new session, authenticated as far as the client can tell: the server says nothing to that.
+
+    Capped by the outbound's ``connect_timeout`` and ``tls.handshake_timeout``. Raises :class:`DialError`,
+    :class:`CertificateError`, :class:`ClientClosed`, or :class:`AnyTLSTimeout` at ``deadline``
+    (``time.monotonic()`` seconds).
+    """
+    try:
+        return _dial(state, created_for, deadline)
+    except AnyTLSError as exc:
+        if not isinstance(exc, ClientClosed):
+            with state.lock:
+                state.last_error = exc
+        raise
+
+
+def _dial(state: PoolState, created_for: str, deadline: float | None) -> Session:
+    outbound = state.outbound
+    started = time.monotonic()
+    sock = connect_tcp(outbound.server, outbound.server_port, outbound.dial, deadline)
+    connected = time.monotonic()
+    tls: TLSConnection | None = None
+    try:
+        contexts = state.contexts
+        tls = TLSConnection(sock, contexts.context(), contexts.server_hostname)
+        state.dialled(tls)
+        handshake_deadline = earlier(deadline, deadline_after(outbound.tls.handshake_timeout))
+        server = f"{outbound.server}:{outbound.server_port}"
+        try:
+            tls.handshake(contexts, server, handshake_deadline)
+        except AnyTLSTimeout:
+            seconds = time.monotonic() - connected
+            raise AnyTLSTimeout(
+                f"no answer from {server} to the TLS handshake within {seconds:.1f} s"
+            ) from None
+        client = CLIENT_NAME if outbound.client_metadata is None else outbound.client_metadata
+        protocol = ClientSession(outbound.password, state.scheme, client, state.rng)
+        # One record, together with the last flight of the handshake: one system call, no round trip.
+        tls.write([protocol.authentication()], handshake_deadline)
+    except BaseException:
+        # The last one to look closes it: nobody else can be inside by now.
+        if tls is not None:
+            state.dial_over(tls)
+        sock.close()
+        if state.closed:
+            raise ClientClosed("the client was closed") from None
+        raise
+    state.dial_over(tls)
+    session = Session(state, tls, protocol, state.next_sequence(), connected - started)
+    state.add(session, created_for, time.monotonic() - started)
+    return session

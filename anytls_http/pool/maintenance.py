@@ -1,0 +1,249 @@
+"""The one background thread of a client: it does what no caller is waiting for.
+
+It watches the idle sessions, sends heartbeats and judges them, runs the check cycle (idle time, age)
+and keeps ``ensure_idle_session`` sessions warm. It never blocks on one session, and survives any error
+of one. It holds the pool by weakref only: when nobody uses the pool any more, it closes the sessions
+and ends.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable
+
+from anytls_http.errors import AnyTLSError, ClientClosed, SessionClosed
+
+from . import rules
+from .dialer import dial
+from .session import Session
+from .state import PoolState
+from .watcher import Watcher
+
+logger = logging.getLogger("anytls_http.pool")
+
+#: Refill dials at a time; more wait for a free place.
+MAX_DIALS = 8
+
+_numbers = itertools.count(1)
+
+
+class Maintenance:
+    """What is due when; :meth:`run_due` does it. :func:`start` puts it on a thread.
+
+    Without a thread it can be driven by a test with a clock of its own.
+    """
+
+    def __init__(self, state: PoolState, start_dial: Callable[[PoolState], None] | None = None) -> None:
+        self._state = state
+        self._start_dial = start_dial or start_refill_dial
+        self._next_check = state.clock() + state.options.idle_session_check_interval
+        self._waiting_dials = 0
+        self._counter = itertools.count()
+        self._heap: list[tuple[float, int, Session, Callable[[Session, float], None]]] = []
+
+    def next_due(self) -> float:
+        """Return when :meth:`run_due` has something to do, if nothing else happens."""
+        due = self._next_check
+        if self._heap:
+            due = min(due, self._heap[0][0])
+        state = self._state
+        with state.lock:
+            missing = state.warm_target - len(state.idle) - state.dialing
+            if missing > 0 and state.refill_at > state.clock():
+                due = min(due, state.refill_at)
+        return due
+
+    def run_due(self, ready: list[Session]) -> None:
+        """Do what is due now; ``ready`` are the idle sessions on which something has arrived."""
+        state = self._state
+        for session in ready:
+            self._guarded(self._take_in, session)
+        while state.abandoned:
+            state.abandoned.popleft()()
+        now = state.clock()
+        while state.newcomers:
+            session = state.newcomers.popleft()
+            if state.options.heartbeat is not None:
+                # Spread by jitter: sessions made together must not beat together.
+                self._at(now + state.options.heartbeat * state.rng.uniform(0.5, 1.0), session, self._beat)
+        while self._heap and self._heap[0][0] <= now:
+            _, _, session, act = heapq.heappop(self._heap)
+            if not session.closed:
+                self._guarded(lambda s, act=act: act(s, now), session)  # type: ignore[misc]
+        if now >= self._next_check:
+            self._next_check = now + state.options.idle_session_check_interval
+            self.check(now)
+        self.refill(now)
+
+    def _guarded(self, act: Callable[[Session], None], session: Session) -> None:
+        try:
+            act(session)
+        except AnyTLSError as exc:
+            session.close("error", exc)
+        except Exception:
+            logger.exception("maintenance of session #%d failed", session.sequence)
+            session.close("error", SessionClosed("maintenance of the session failed"))
+
+    # -- what arrives on idle sessions -----------------------------------------------------------------
+
+    def _take_in(self, session: Session) -> None:
+        with self._state.lock:
+            idle = session in self._state.idle
+        if not idle:
+            # It was taken between the report and now: from here on its user reads.
+            if self._state.watcher is not None:
+                self._state.watcher.unwatch(session)
+            return
+        session.look()
+
+    # -- heartbeats ------------------------------------------------------------------------------------
+
+    def _at(self, due: float, session: Session, act: Callable[[Session, float], None]) -> None:
+        heapq.heappush(self._heap, (due, next(self._counter), session, act))
+
+    def _beat(self, session: Session, now: float) -> None:
+        heartbeat = self._state.options.heartbeat
+        assert heartbeat is not None
+        self._at(now + heartbeat, session, self._beat)
+        # While the server may rightly be mute, a heartbeat would only wait in the queue with the rest.
+        if session.heart_sent_at is None and session.send_heartbeat():
+            self._at(now + rules.HEARTBEAT_TIMEOUT, session, self._judge)
+
+    def _judge(self, session: Session, now: float) -> None:
+        """No frame within 3 s of a HeartRequest means dead, unless the server may rightly be mute."""
+        if session.heart_sent_at is None:
+            return
+        session.look()
+        if session.heart_sent_at is None or session.closed:
+            return
+        if self._state.server_version != 2:
+            session.heart_sent_at = None  # a version 1 server answers no heartbeat
+            return
+        if session.may_be_mute():
+            self._at(now + rules.HEARTBEAT_TIMEOUT, session, self._judge)
+            return
+        logger.info("[%s] session #%d: no answer to a heartbeat", self._state.name, session.sequence)
+        session.close("heartbeat_timeout", SessionClosed("the session is dead: no answer to a heartbeat"))
+
+    # -- the check cycle -------------------------------------------------------------------------------
+
+    def check(self, now: float) -> None:
+        """One check: close what is past its lifetime or idle for too long, and begin a new cycle of creation."""
+        state = self._state
+        with state.lock:
+            state.created_this_cycle = 0
+            doomed = [(s, "max_age") for s in rules.past_lifetime(now, state.idle, state.options)]
+            old = {session for session, _ in doomed}
+            left = [s for s in state.idle if s not in old]
+            doomed += [(s, "idle_timeout") for s in rules.idle_too_long(now, left, state.options)]
+            for session, _ in doomed:
+                state.idle.remove(session)  # nobody may take it any more
+        for session, reason in doomed:
+            session.close(reason)
+
+    # -- warm sessions ---------------------------------------------------------------------------------
+
+    def refill(self, now: float) -> None:
+        """Start the dials that are missing to the warm target."""
+        state = self._state
+        with state.lock:
+            if state.closed:
+                return
+            count = state.refill_size(now)
+            state.dialing += count
+            state.created_this_cycle += count
+        for _ in range(count):
+            self._start_dial(state)
+
+
+def start_refill_dial(state: PoolState) -> None:
+    """Dial one warm session on a short-lived thread; :data:`MAX_DIALS` of them share a client's refill."""
+    with state.lock:
+        state.dials_wanted += 1
+        if state.dial_threads >= MAX_DIALS:
+            return
+        state.dial_threads += 1
+    try:
+        # Daemon threads: an executor would hold up the interpreter's exit.
+        threading.Thread(
+            target=_dial_wanted, args=(state,), name=f"anytls-dial-{next(_numbers)}", daemon=True
+        ).start()
+    except RuntimeError as exc:
+        logger.warning("[%s] no thread for warm sessions: %s", state.name, exc)
+        with state.lock:
+            state.dial_threads -= 1
+            state.dialing -= state.dials_wanted
+            state.dials_wanted = 0
+            state.note_failure(state.clock())
+
+
+def _dial_wanted(state: PoolState) -> None:
+    while True:
+        with state.lock:
+            if not state.dials_wanted or state.closed:
+                state.dialing -= state.dials_wanted
+                state.dials_wanted = 0
+                state.dial_threads -= 1
+                return
+            state.dials_wanted -= 1
+        session: Session | None = None
+        error: AnyTLSError | None = None
+        try:
+            session = dial(state, "ensure_idle", None)
+        except AnyTLSError as exc:
+            error = exc
+        except Exception as exc:  # the count of dials in flight must come down, whatever happened
+            logger.exception("[%s] dialling a warm session failed", state.name)
+            error = SessionClosed(f"dialling failed: {type(exc).__name__}")
+        if session is not None:
+            state.put_idle(session)
+        with state.lock:
+            state.dialing -= 1
+            if error is not None and not state.closed:
+                state.note_failure(state.clock())
+                state.changed.notify_all()
+        if error is not None and not isinstance(error, ClientClosed):
+            logger.warning("[%s] could not create a warm session: %s", state.name, error)
+        state.wake_maintenance()
+
+
+def start(state: PoolState, pool: object) -> threading.Thread:
+    """Start the thread for ``pool``; raises :class:`RuntimeError` where the system gives no thread."""
+    watcher = Watcher()
+    thread = threading.Thread(
+        target=_run,
+        args=(state, weakref.ref(pool), watcher),
+        name=f"anytls-maintenance-{next(_numbers)}",
+        daemon=True,
+    )
+    try:
+        thread.start()
+    except RuntimeError:
+        watcher.close()
+        raise
+    state.attach(watcher, watcher.wake_writer)
+    return thread
+
+
+def _run(state: PoolState, pool: weakref.ref[object], watcher: Watcher) -> None:
+    maintenance = Maintenance(state)
+    try:
+        ready: list[Session] = []
+        while pool() is not None and not state.closed:
+            maintenance.run_due(ready)
+            ready = []
+            timeout = max(0.0, maintenance.next_due() - time.monotonic())
+            ready = watcher.wait(timeout)
+    except Exception:
+        logger.exception("[%s] the maintenance thread failed", state.name)
+    finally:
+        state.detach()
+        if pool() is None:  # dropped without close()
+            for session in state.close():
+                session.close("client_closed", ClientClosed("the client is gone"))
+        watcher.close()

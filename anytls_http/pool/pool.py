@@ -1,0 +1,165 @@
+"""The pool: hands out sessions, the newest idle one first, dials where there is none, takes them back."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+
+from anytls_http.config import AnyTLSOutbound
+from anytls_http.errors import AnyTLSTimeout, ClientClosed
+from anytls_http.net.waiting import remaining
+
+from . import maintenance
+from .dialer import dial
+from .events import EventHooks
+from .session import Session
+from .state import PoolState
+from .stats import PoolStats
+
+logger = logging.getLogger("anytls_http.pool")
+
+#: Seconds that ``close`` waits for the background threads; they are daemons and end on their own.
+CLOSE_PATIENCE = 1.0
+
+
+class Pool:
+    """The sessions of one client. Nothing is dialled, and no thread started, before the first use."""
+
+    def __init__(self, outbound: AnyTLSOutbound, event_hooks: EventHooks | None = None) -> None:
+        self.state = PoolState(outbound, event_hooks)
+        self._start_lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._started = False
+        # Runs in any thread, even in the maintenance thread itself: it may only knock at its door.
+        self._finalizer = weakref.finalize(self, PoolState.wake_maintenance, self.state)
+        self._finalizer.atexit = False
+        _pools.add(self)
+
+    def start(self) -> None:
+        """Begin to keep sessions warm; the first use does it too."""
+        if self._started:
+            return
+        with self._start_lock:
+            if self._started:
+                return
+            if self.state.closed:
+                raise ClientClosed("the client is closed")
+            try:
+                self._thread = maintenance.start(self.state, self)
+            except (RuntimeError, OSError) as exc:
+                # Limits, or the interpreter is shutting down: requests work all the same.
+                logger.warning(
+                    "[%s] no background thread: %s; the pool is not maintained", self.state.name, exc
+                )
+            self._started = True
+
+    def acquire(self, deadline: float | None) -> Session:
+        """Return a session without open stream, for the caller alone; dial one where none is fit.
+
+        A session that was silent for long proves that it lives before data is trusted to it. Raises
+        as ``dialer.dial``.
+        """
+        if not self._started:
+            self.start()
+        state = self.state
+        while True:
+            session = state.take_newest_idle()
+            if session is None:
+                return dial(state, "demand", deadline)
+            # What the server has sent meanwhile, its end above all, is here already.
+            if not session.look() or session.closed:
+                continue
+            try:
+                if self.prove_alive(session, deadline):
+                    return session
+            except BaseException:
+                state.put_idle(session)
+                raise
+
+    def prove_alive(self, session: Session, deadline: float | None) -> bool:
+        """Whether a session in use may be trusted with more data; a silent one must prove its life.
+
+        False: it is dead, and was dropped with those that have been silent for as long.
+        """
+        if self.state.server_version != 2 or not session.is_silent():
+            return not session.closed
+        if session.prove_alive(deadline):
+            return True
+        self._distrust(session)
+        return False
+
+    def _distrust(self, dead: Session) -> None:
+        """``dead`` gave no sign of life: drop with it the idle ones that have received nothing since it last did."""
+        state = self.state
+        with state.lock:
+            doomed = [s for s in state.idle if s.last_received <= dead.last_received]
+            for session in doomed:
+                state.idle.remove(session)
+        for session in doomed:
+            session.close("proof_of_life")
+
+    def release(self, session: Session) -> None:
+        """Take back a session whose stream has ended."""
+        self.state.put_idle(session)
+
+    def wait_ready(self, count: int, timeout: float | None) -> None:
+        """Wait until ``count`` sessions are idle; where ``ensure_idle_session`` is less, dial that many.
+
+        ``timeout``: seconds, None for no limit. Raises :class:`AnyTLSTimeout` with the last dial's error.
+        """
+        state = self.state
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with state.lock:
+            state.warm_target = max(state.options.ensure_idle_session, count)
+        try:
+            self.start()
+            state.wake_maintenance()
+            with state.lock:
+                while len(state.idle) < count:
+                    if state.closed:
+                        raise ClientClosed("the client is closed")
+                    left = remaining(deadline)
+                    if left == 0 or not state.changed.wait(left if left > 0 else None):
+                        error = f"; the last error was: {state.last_error}" if state.last_error else ""
+                        raise AnyTLSTimeout(
+                            f"{len(state.idle)} of {count} sessions were ready after {timeout} s{error}"
+                        )
+        finally:
+            with state.lock:
+                state.warm_target = state.options.ensure_idle_session
+
+    def stats(self) -> PoolStats:
+        """Return the numbers of this moment."""
+        return self.state.stats()
+
+    def close(self) -> None:
+        """Close all sessions, those in use too, and wake whoever is blocked in them; any number of times."""
+        self._finalizer.detach()
+        for session in self.state.close():
+            session.close("client_closed", ClientClosed("the client was closed"))
+        self.state.wake_maintenance()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(CLOSE_PATIENCE)
+
+    def after_fork_in_child(self) -> None:
+        """In a forked child: an empty pool, new locks, no thread; the parent's connections go on untouched."""
+        self.state.after_fork_in_child()
+        self._start_lock = threading.Lock()
+        self._thread = None
+        self._started = False
+
+
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for pool in list(_pools):
+        pool.after_fork_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,712 @@
+"""One session of the pool: the protocol over one TLS connection, driven by its callers' threads.
+
+There is no reader thread. Two roles, each a lock: the *reader* waits for ciphertext, decrypts and
+parses; the *writer* makes packets, encrypts and sends (the order of the packets is the order of the
+ciphertext). Whoever polls the descriptor holds the reader's role, so nobody else can drain it and
+leave him asleep. A session is closed by anybody at any time: TCP's shutdown wakes who is inside, and
+the last one out closes the descriptor.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+from anytls_http.errors import AnyTLSError, AnyTLSTimeout, AuthenticationError, SessionClosed, StreamRefused
+from anytls_http.net.scratch import CIPHERTEXT, scratch
+from anytls_http.net.tls import TLSConnection
+from anytls_http.net.tls_engine import END, NEED_INPUT
+from anytls_http.net.waiting import AT_ONCE, deadline_after, earlier, is_readable_now, remaining
+from anytls_http.protocol.frames import MAX_DATA
+from anytls_http.protocol.padding import PaddingScheme
+from anytls_http.protocol.session import ClientSession, Event, EventKind
+
+from . import rules
+from .events import Event as PoolEvent
+from .events import logger
+
+if TYPE_CHECKING:
+    from .state import PoolState
+
+# Life of the descriptor: it may be closed once nobody watches it any more, and nobody is inside.
+OPEN, MAY_CLOSE, CLOSED = range(3)
+
+#: Most user bytes of one write: two whole PSH frames. Larger steps cost more memory and gain nothing.
+WRITE_SIZE = 2 * MAX_DATA
+#: A stream closed with more than this unread takes its session along: reading the rest costs more than a dial.
+MAX_UNREAD = 64 * 1024
+#: Bytes that a look without waiting parses at the most, so that endless padding can't hold its caller.
+MAX_LOOK = 256 * 1024
+#: While data is uploaded, look for a refusal or a FIN each time so many bytes were sent.
+LOOK_EVERY = 512 * 1024
+
+
+class Session:
+    """One authenticated session; it has at most one open stream, owned by one socket.
+
+    Made by ``dialer.dial``. Public attributes are facts for the rules and the statistics.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_descriptor",
+        "_events",
+        "_life",
+        "_protocol",
+        "_reader",
+        "_reader_waits",
+        "_sent_since_look",
+        "_state",
+        "_tls",
+        "_unusable",
+        "_writer",
+        "bytes_received",
+        "bytes_sent",
+        "closed",
+        "created_at",
+        "error",
+        "expires_at",
+        "heart_sent_at",
+        "idle_since",
+        "last_received",
+        "last_upload",
+        "round_trip",
+        "sequence",
+        "streams_opened",
+        "target",
+    )
+
+    def __init__(
+        self, state: PoolState, tls: TLSConnection, protocol: ClientSession, sequence: int, round_trip: float
+    ) -> None:
+        now = state.clock()
+        lifetime = rules.lifetime(state.options, state.rng)
+        self._state = state
+        self._tls = tls
+        self._protocol = protocol
+        self._reader = threading.Lock()
+        self._writer = threading.Lock()
+        self._life = threading.Lock()  # who closes first
+        self._reader_waits = False
+        self._descriptor = OPEN
+        self._events: deque[PoolEvent] = deque()  # told when no role is held
+        self._unusable = False  # for a next stream; this one may go on
+        self._sent_since_look = 0
+
+        self.sequence = sequence
+        self.created_at = now
+        self.expires_at = None if lifetime is None else now + lifetime
+        self.idle_since = now
+        self.last_received = now
+        self.last_upload = 0.0  #: when user data was last written
+        self.heart_sent_at: float | None = None  #: the HeartRequest that waits for a frame
+        self.round_trip = round_trip  #: seconds, as last measured
+        self.closed = False
+        self.error: AnyTLSError | None = None
+        self.target = ""  #: ``host:port`` of the open stream
+        self.streams_opened = 0
+        self.bytes_sent = 0
+        self.bytes_received = 0
+
+    # -- facts -----------------------------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """Return the TCP descriptor, for the watcher; -1 when closed."""
+        return self._tls.fileno()
+
+    @property
+    def frames_received(self) -> int:
+        """Frames received so far."""
+        return self._protocol.frames_received
+
+    @property
+    def local_address(self) -> tuple[object, ...] | None:
+        """The session's own TCP address."""
+        return self._tls.local_address
+
+    @property
+    def acknowledged(self) -> bool:
+        """Whether the server said that the open stream's target was reached."""
+        return self._protocol.acknowledged
+
+    @property
+    def has_stream(self) -> bool:
+        """Whether a stream is open (or held)."""
+        return self._protocol.stream_id != 0
+
+    def is_silent(self) -> bool:
+        """Whether nothing was received for so long that life must be proven before data is trusted to it."""
+        return self._state.clock() - self.last_received > rules.silence_limit(self._state.options)
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "busy" if self.has_stream else "idle"
+        return f"<Session #{self.sequence} {state}, {self._state.clock() - self.created_at:.0f} s old>"
+
+    # -- streams ---------------------------------------------------------------------------------------
+
+    def open_stream(self, address: bytes, target: str) -> int:
+        """Begin a stream and return its id; nothing is sent before :meth:`send`, :meth:`receive` or :meth:`look`."""
+        self.target = target
+        self.streams_opened += 1
+        return self._protocol.open_stream(address)
+
+    def end_stream(self) -> bool:
+        """End the stream, with a FIN where the server needs one; True when the session may be used again.
+
+        A session with another thread inside, with too much unread, or whose connection doesn't take
+        the FIN at once, is closed instead.
+        """
+        protocol = self._protocol
+        self._tell("stream_closed", target=self.target)
+        if self._reader.acquire(blocking=False):
+            try:
+                if self._writer.acquire(blocking=False):
+                    try:
+                        reusable = not self.closed and not self._unusable and self._finish(protocol)
+                    finally:
+                        self._writer.release()
+                else:
+                    reusable = False
+            finally:
+                self._reader.release()
+        else:
+            reusable = False
+        if not reusable:
+            self.close("error" if self.error else "client_closed")
+        self._after_role()
+        return reusable
+
+    def _finish(self, protocol: ClientSession) -> bool:
+        if self._tls.has_unsent:
+            return False
+        try:
+            if not protocol.peer_closed and protocol.syn_sent and protocol.refusal is None:
+                if not self._parse_what_is_there():
+                    raise self._ended()
+                unread = protocol.payload_left + self._tls.unread_in_kernel()
+                if protocol.payload_left and not protocol.peer_closed and unread > MAX_UNREAD:
+                    return False
+            records = protocol.end_stream()
+            if records:
+                self._tls.write(records, AT_ONCE, keep_unsent=True)
+        except AnyTLSError as exc:
+            self.error = exc
+            return False
+        return not self._tls.has_unsent
+
+    # -- reading ---------------------------------------------------------------------------------------
+
+    def receive(self, stream_id: int, view: memoryview, deadline: float | None) -> int:
+        """Fill ``view`` with what the stream has, waiting for the first byte only; return the count, 0 at its end.
+
+        Raises :class:`StreamRefused`, :class:`SessionClosed`, :class:`AuthenticationError`, or
+        :class:`AnyTLSTimeout` at ``deadline``.
+        """
+        if not self._reader.acquire(timeout=remaining(deadline)):
+            raise AnyTLSTimeout("timed out while another thread was reading")
+        try:
+            if not self._protocol.syn_sent:
+                self._send_opening(deadline)
+            count = self._receive(stream_id, view, deadline)
+        except AnyTLSTimeout:
+            raise
+        except AnyTLSError as exc:
+            raise self._break(exc) from exc.__cause__
+        except BaseException as exc:
+            self._break(exc)
+            raise
+        finally:
+            self._reader.release()
+            self._after_role()
+        self.bytes_received += count
+        return count
+
+    def _receive(self, stream_id: int, view: memoryview, deadline: float | None) -> int:
+        protocol = self._protocol
+        engine = self._tls.engine
+        total = 0
+        size = len(view)
+        waited = False
+        while total < size:
+            if protocol.payload_left and protocol.stream_id == stream_id:
+                count = engine.decrypt_into(view[total : total + protocol.payload_left])
+                if count > 0:
+                    protocol.payload_left -= count
+                    total += count
+                    if total < size and engine.has_input:
+                        continue
+                    break
+            elif self._stream_is_over(stream_id):
+                break
+            else:
+                count = self._parse_one()
+                if count > 0:
+                    continue
+            if total:
+                break  # what was read is handed out; the end, or the wait, is for the next call
+            if count == END:
+                raise self._ended()
+            # A server that sends without end what is nobody's data must not hold its reader past the deadline.
+            if waited and remaining(deadline) == 0:
+                raise AnyTLSTimeout("timed out while waiting for data")
+            self._wait_for_input(deadline)
+            waited = True
+        return total
+
+    def _stream_is_over(self, stream_id: int) -> bool:
+        protocol = self._protocol
+        if self.closed:
+            raise self.error or SessionClosed("the connection was closed")
+        if protocol.stream_id != stream_id:
+            raise SessionClosed("the stream was closed")
+        if protocol.refusal is not None:
+            raise StreamRefused(f"{self.target}: the server refused: {protocol.refusal}")
+        return protocol.peer_closed
+
+    def _parse_one(self) -> int:
+        """Parse a step of what is buffered, never payload; return the bytes taken, NEED_INPUT or END."""
+        protocol = self._protocol
+        if protocol.skip_left:
+            count = self._tls.engine.decrypt_into(scratch(CIPHERTEXT)[: protocol.skip_left])
+            if count > 0:
+                protocol.skip_left -= count
+            return count
+        wanted = protocol.wanted
+        count = self._tls.engine.decrypt_into(wanted)
+        if count > 0:
+            event = protocol.filled(count)
+            if event is not None:
+                self._handle(event)
+        return count
+
+    def _wait_for_input(self, deadline: float | None) -> None:
+        self._answer()
+        self._reader_waits = True
+        try:
+            received = self._tls.receive(deadline)
+        finally:
+            self._reader_waits = False
+        if received:
+            self._note_input()
+        else:
+            self._tls.engine.feed_end()
+
+    def _over_or_dead(self) -> bool:
+        protocol = self._protocol
+        return protocol.peer_closed or protocol.refusal is not None or self.closed
+
+    def _note_input(self) -> None:
+        now = self._state.clock()
+        if self.heart_sent_at is not None:
+            self.round_trip = now - self.heart_sent_at
+            self.heart_sent_at = None
+            self._tell("heartbeat", seconds=self.round_trip)
+        self.last_received = now
+
+    def _parse_what_is_there(self) -> bool:
+        """Parse, without waiting, until payload, the stream's end or nothing is left; False at the end of the session.
+
+        The caller holds the reader's role.
+        """
+        protocol = self._protocol
+        budget = MAX_LOOK
+        while not protocol.payload_left and not self._over_or_dead():
+            count = self._parse_one()
+            if count == END:
+                return False
+            if count == NEED_INPUT:
+                if not is_readable_now(self._tls.fileno()):
+                    break
+                received = self._tls.receive(AT_ONCE)
+                if received:
+                    self._note_input()
+                else:
+                    self._tls.engine.feed_end()
+                continue
+            budget -= count
+            if budget <= 0:
+                break
+        return True
+
+    def look(self, stream_id: int | None = None) -> bool:
+        """Take in what has arrived, without waiting.
+
+        Returns whether the stream (with an id: an open one of its own) has something for its reader:
+        data, its end, a refusal, or the session's end. Without an id: whether the session is usable.
+        """
+        protocol = self._protocol
+        if not self._take_reader_briefly():
+            return stream_id is None  # another thread waits in it: nothing is there
+        try:
+            if self.closed:
+                return stream_id is not None
+            if stream_id is not None and not protocol.syn_sent:
+                self._send_opening(AT_ONCE)
+            alive = self._parse_what_is_there()
+            self._answer()
+            if not alive:
+                raise self._ended()
+        except AnyTLSTimeout:
+            pass
+        except AnyTLSError as exc:
+            self._break(exc)
+        finally:
+            self._reader.release()
+            self._after_role()
+        if stream_id is None:
+            return not self.closed
+        return (
+            self.closed
+            or protocol.stream_id != stream_id
+            or bool(protocol.payload_left)
+            or self._over_or_dead()
+        )
+
+    def _take_reader_briefly(self) -> bool:
+        """Take the reader's role unless its holder waits for data; one that only parses is done in a moment."""
+        if self._reader.acquire(blocking=False):
+            return True
+        return not self._reader_waits and self._reader.acquire(timeout=0.01)
+
+    # -- writing ---------------------------------------------------------------------------------------
+
+    def send(
+        self,
+        stream_id: int,
+        data: memoryview,
+        deadline: float | None,
+        *,
+        stall: float | None = None,
+        keep_unsent: bool = False,
+    ) -> int:
+        """Send some of ``data`` and return how much, at least one byte.
+
+        Waits until the connection has taken it, until ``deadline``, or for ``stall`` seconds without
+        progress. With ``keep_unsent`` it never waits: raises :class:`AnyTLSTimeout` where an earlier rest
+        isn't sent yet. A time-out in the midst of a packet breaks the session. Raises as :meth:`receive`.
+        """
+        if not self._writer.acquire(timeout=remaining(deadline)):
+            raise AnyTLSTimeout("timed out while another thread was sending")
+        encrypted = False
+        try:
+            self._check_sendable(stream_id)
+            protocol = self._protocol
+            piece = data[: WRITE_SIZE if protocol.padding_is_over else MAX_DATA]
+            if self._tls.has_unsent:
+                self._tls.flush(deadline)
+            encrypted = True
+            self._write(protocol.data_records(piece), deadline, stall, keep_unsent)
+            count = len(piece)
+            self.bytes_sent += count
+            self.last_upload = self._state.clock()
+        except AnyTLSTimeout as exc:
+            if encrypted:
+                self._break(exc)
+            raise
+        except AnyTLSError as exc:
+            raise self._break(exc) from exc.__cause__
+        except BaseException as exc:
+            self._break(exc)
+            raise
+        finally:
+            self._writer.release()
+            self._after_role()
+        self._sent_since_look += count
+        if self._sent_since_look > LOOK_EVERY:
+            self._sent_since_look = 0
+            self.look()
+        return count
+
+    def _check_sendable(self, stream_id: int) -> None:
+        if self._stream_is_over(stream_id):
+            raise SessionClosed("the server has closed the stream")
+
+    def _write(
+        self,
+        records: list[bytes | bytearray | memoryview],
+        deadline: float | None,
+        stall: float | None = None,
+        keep_unsent: bool = False,
+    ) -> None:
+        self._tls.write(records, deadline, stall=stall, keep_unsent=keep_unsent)
+        if self._protocol.heart_responses_due:
+            self._tls.write(self._protocol.heart_responses(), AT_ONCE, keep_unsent=True)
+
+    def _send_opening(self, deadline: float | None) -> None:
+        """Send SYN and address alone, where no data came first."""
+        if not self._writer.acquire(timeout=remaining(deadline)):
+            raise AnyTLSTimeout("timed out while another thread was sending")
+        try:
+            records = self._protocol.opening_records()
+            if records:
+                self._write(records, deadline, keep_unsent=deadline == AT_ONCE)
+        except AnyTLSTimeout as exc:
+            self._break(exc)
+            raise
+        finally:
+            self._writer.release()
+
+    def _answer(self) -> None:
+        """Send, if it goes at once, what reading made due: HeartResponses, TLS's own answers, an unsent rest."""
+        protocol = self._protocol
+        if not protocol.heart_responses_due and not self._tls.has_unsent:
+            return
+        # A writer who holds the role sends the responses with its own data.
+        if self._writer.acquire(blocking=False):
+            try:
+                self._tls.flush(AT_ONCE)
+                if protocol.heart_responses_due and not self._tls.has_unsent:
+                    self._write(protocol.heart_responses(), AT_ONCE, keep_unsent=True)
+            except AnyTLSTimeout:
+                pass
+            finally:
+                self._writer.release()
+
+    # -- life ------------------------------------------------------------------------------------------
+
+    def send_heartbeat(self) -> bool:
+        """Send a HeartRequest, if the connection takes it at once; False when it has to wait.
+
+        Never waits itself: a writer who is blocked has the role, and its data tells as much.
+        """
+        if self.closed or not self._writer.acquire(blocking=False):
+            return False
+        try:
+            if self._tls.has_unsent:
+                return False
+            now = self._state.clock()
+            self._tls.write(self._protocol.heart_request(), AT_ONCE, keep_unsent=True)
+            if self.heart_sent_at is None:
+                self.heart_sent_at = now
+        except AnyTLSError as exc:
+            self._break(exc)
+            return False
+        finally:
+            self._writer.release()
+            self._after_role()
+        return True
+
+    def may_be_mute(self) -> bool:
+        """Whether a server that lives may rightly answer no heartbeat now (``design.md``, heartbeat's verdict)."""
+        protocol = self._protocol
+        if (
+            not self.has_stream
+            or not protocol.syn_sent
+            or protocol.peer_closed
+            or protocol.refusal is not None
+        ):
+            return False
+        return (
+            self.last_upload > self.last_received
+            or not protocol.acknowledged
+            or protocol.payload_left > 0
+            or self._tls.has_unsent
+        )
+
+    def prove_alive(self, deadline: float | None) -> bool:
+        """Ask a silent session for a sign of life and wait for any frame; False, and closed, without one.
+
+        Waits for ``rules.proof_patience`` at the most. Raises :class:`AnyTLSTimeout` where ``deadline``
+        comes before that.
+        """
+        since = self.last_received
+        if not self.send_heartbeat():
+            return not self.closed
+        patience = deadline_after(rules.proof_patience(self.round_trip))
+        limit = earlier(patience, deadline)
+        try:
+            self._await_input(since, limit)
+        except AnyTLSTimeout:
+            if self.last_received > since:
+                return True
+            if limit is not patience:
+                raise
+            self.close("proof_of_life", SessionClosed("the session is dead: no answer to a heartbeat"))
+        except AnyTLSError as exc:
+            self._break(exc)
+        return not self.closed
+
+    def _await_input(self, since: float, deadline: float | None) -> None:
+        if not self._reader.acquire(timeout=remaining(deadline)):
+            raise AnyTLSTimeout("timed out while another thread was reading")
+        try:
+            while self.last_received <= since and not self.closed:
+                self._wait_for_input(deadline)
+                if not self._parse_what_is_there():
+                    raise self._ended()
+        finally:
+            self._reader.release()
+            self._after_role()
+
+    def wait_open(self, stream_id: int, deadline: float | None, version_1_after: float) -> None:
+        """Send the opening and wait for the server's word on the target.
+
+        ``version_1_after``: seconds after which a server that has never said its version is taken for a
+        version 1 server, which gives no such word. Raises as :meth:`receive`.
+        """
+        guess = None if self._state.server_version == 2 else deadline_after(version_1_after)
+        limit = earlier(guess, deadline)
+        if not self._reader.acquire(timeout=remaining(deadline)):
+            raise AnyTLSTimeout("timed out while another thread was reading")
+        protocol = self._protocol
+        waited = False
+        try:
+            self._send_opening(deadline)
+            while not protocol.acknowledged and not self._stream_is_over(stream_id):
+                count = self._parse_one()
+                if count == END:
+                    raise self._ended()
+                if count != NEED_INPUT:
+                    continue
+                if protocol.peer_version == 2:
+                    limit = deadline
+                try:
+                    if waited and remaining(limit) == 0:
+                        raise AnyTLSTimeout("timed out while waiting for the server to open the stream")
+                    self._wait_for_input(limit)
+                    waited = True
+                except AnyTLSTimeout:
+                    if limit is guess and protocol.peer_version != 2:
+                        return
+                    raise
+            self._stream_is_over(stream_id)
+        except AnyTLSTimeout:
+            raise
+        except AnyTLSError as exc:
+            raise self._break(exc) from exc.__cause__
+        except BaseException as exc:
+            self._break(exc)
+            raise
+        finally:
+            self._reader.release()
+            self._after_role()
+
+    def stop_reading(self) -> None:
+        """Wake who reads the stream: it sees the end. The session ends with this stream."""
+        self._unusable = True
+        self._protocol.peer_closed = True
+        self._tls.shutdown_reading()
+
+    # -- the end ---------------------------------------------------------------------------------------
+
+    def close(self, reason: str, error: AnyTLSError | None = None) -> None:
+        """End the session, once; wakes who is inside. ``error`` is what they and later callers get."""
+        with self._life:
+            if self.closed:
+                return
+            self.error = error or self.error
+            self.closed = True
+        if self._writer.acquire(blocking=False):
+            try:
+                if reason not in ("proof_of_life", "heartbeat_timeout"):
+                    self._tls.say_goodbye()
+            finally:
+                self._writer.release()
+        self._state.session_ended(self, reason)
+        self._tell(
+            "session_closed",
+            reason=reason,
+            detail=str(self.error or ""),
+            seconds=self._state.clock() - self.created_at,
+        )
+        self._tls.shutdown()
+        self._descriptor = MAY_CLOSE
+        self._after_role()
+
+    def close_inherited(self) -> None:
+        """In a forked child: forget the session without a word to the server or the parent."""
+        self._reader = threading.Lock()
+        self._writer = threading.Lock()
+        self._life = threading.Lock()
+        self.closed = True
+        self._descriptor = CLOSED
+        self.error = SessionClosed("this connection belongs to the process that was forked")
+        self._tls.close_inherited()
+
+    def _after_role(self) -> None:
+        """After a role was given back: tell the events, and as the last one out close the descriptor.
+
+        Inside :meth:`close` the caller may hold a role: then it comes here again when it gives it back.
+        """
+        if not self._events and self._descriptor != MAY_CLOSE:
+            return
+        if self._reader.acquire(blocking=False):
+            try:
+                if not self._writer.acquire(blocking=False):
+                    return
+                try:
+                    if self._descriptor == MAY_CLOSE:
+                        self._descriptor = CLOSED
+                        self._tls.close()
+                finally:
+                    self._writer.release()
+            finally:
+                self._reader.release()
+            while self._events:
+                self._state.events.emit(self._events.popleft())
+
+    def _break(self, exc: BaseException) -> AnyTLSError:
+        """The session can't go on, and ``exc`` says why (a refused stream is no such thing).
+
+        Returns the error to raise: the first that befell the session, in its user's words.
+        """
+        if isinstance(exc, StreamRefused):
+            return exc
+        if isinstance(exc, SessionClosed):
+            exc = self._ended(exc)
+            self.close("peer", exc)
+        elif isinstance(exc, AnyTLSError):
+            self.close("peer" if isinstance(exc, AuthenticationError) else "error", exc)
+        else:
+            # An interrupt may have come between a read and its bookkeeping.
+            exc = SessionClosed(f"the session was interrupted: {type(exc).__name__}")
+            self.close("error", exc)
+        return self.error or exc
+
+    def _ended(self, cause: SessionClosed | None = None) -> AnyTLSError:
+        """Return the error for a session that the server has ended."""
+        if self.error is not None:
+            return self.error
+        if not self._state.frame_received and not self.frames_received:
+            outbound = self._state.outbound
+            return AuthenticationError(
+                f"{outbound.server}:{outbound.server_port} closed the connection right after the "
+                "authentication: wrong password, or not an AnyTLS server"
+            )
+        return cause or SessionClosed("the server closed the session")
+
+    # -- what frames mean for the client ---------------------------------------------------------------
+
+    def _handle(self, event: Event) -> None:
+        state = self._state
+        state.frame_received = True
+        kind = event.kind
+        if kind is EventKind.OPENED:
+            self._tell("stream_opened", target=self.target)
+        elif kind is EventKind.REFUSED:
+            self._tell("stream_failed", target=self.target, detail=event.text)
+        elif kind is EventKind.SERVER_SETTINGS:
+            state.server_version = self._protocol.peer_version
+        elif kind is EventKind.PADDING_SCHEME:
+            self._update_scheme(event.data)
+        elif kind is EventKind.ALERT:
+            logger.warning("[%s] alert from the server: %s", state.name, event.text)
+            self._tell("alert", detail=event.text)
+            self.close("alert", SessionClosed(f"the server ended the session: {event.text}"))
+
+    def _update_scheme(self, raw: bytes) -> None:
+        try:
+            scheme = PaddingScheme.parse(raw)
+        except ValueError as exc:
+            logger.warning("[%s] the server sent an unusable padding scheme: %s", self._state.name, exc)
+            return
+        self._state.scheme = scheme
+        logger.debug("[%s] padding scheme updated: %s", self._state.name, scheme.md5)
+        self._tell("padding_updated", detail=scheme.md5)
+
+    def _tell(
+        self, name: str, *, reason: str = "", target: str = "", detail: str = "", seconds: float | None = None
+    ) -> None:
+        if self._state.events.wants(name):
+            self._events.append(PoolEvent(name, self.sequence, reason, target, detail, seconds))

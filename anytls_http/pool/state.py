@@ -1,0 +1,299 @@
+"""What the sessions of one client share: the idle list, the counters, and what is known of the server.
+
+The maintenance thread holds this object strongly and the pool weakly, so that a pool which nobody
+uses any more ends, and its sessions are closed rather than left to the garbage collector.
+
+Rule for all of it: decide under :attr:`PoolState.lock`, act outside. Nothing dials, writes, closes or
+calls a hook while the lock is held.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import logging
+import random
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from anytls_http.config import AnyTLSOutbound
+from anytls_http.errors import AnyTLSError, ClientClosed
+from anytls_http.net.contexts import TLSContexts
+from anytls_http.protocol.padding import DEFAULT_SCHEME, PaddingScheme
+
+from . import rules
+from .events import Event, EventDispatcher, EventHooks
+from .stats import CLOSED_BY, CREATED_FOR, PoolStats
+
+if TYPE_CHECKING:
+    from anytls_http.net.tls import TLSConnection
+
+    from .session import Session
+    from .watcher import Watcher
+
+logger = logging.getLogger("anytls_http.pool")
+
+#: A warm session that the server ends within so many seconds, without one frame, counts as a failed dial.
+SHORT_LIFE = 10.0
+
+
+class PoolState:
+    """Everything that is shared; see the module's text for the locking."""
+
+    def __init__(
+        self,
+        outbound: AnyTLSOutbound,
+        event_hooks: EventHooks | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.outbound = outbound
+        self.options = outbound.pool
+        self.clock = clock
+        self.rng = rng or random.Random()
+        self.events = EventDispatcher(event_hooks)
+        self.contexts = TLSContexts(outbound.tls, outbound.server)
+
+        # Of the server; plain attributes, each written whole by whoever reads a frame.
+        self.scheme: PaddingScheme = DEFAULT_SCHEME
+        self.server_version = 0  #: 2 once any session heard so
+        self.frame_received = False  #: any frame, on any session: the password is right
+
+        self.lock = threading.Lock()
+        self.changed = threading.Condition(self.lock)
+        self.closed = False
+        self.idle: list[Session] = []  #: ordered by sequence, the newest last
+        self.sessions: set[Session] = set()
+        self._handshaking: set[TLSConnection] = set()
+        self.warm_target = self.options.ensure_idle_session
+        self.dialing = 0  #: refill dials in flight, those that wait for a thread too
+        self.dials_wanted = 0  #: of them, those that no thread has begun
+        self.dial_threads = 0
+        self.created_this_cycle = 0
+        self.failures = 0  #: refill dials that failed in a row
+        self.refill_at = 0.0  #: not before (backoff)
+        self.last_error: AnyTLSError | None = None
+
+        self._sequence = 0
+        self._streams_opened = 0
+        self._bytes_sent = 0
+        self._bytes_received = 0
+        self._created = dict.fromkeys(CREATED_FOR, 0)
+        self._closed = dict.fromkeys(CLOSED_BY, 0)
+
+        # Filled by any thread, emptied by the maintenance thread.
+        self.abandoned: deque[Callable[[], None]] = deque()
+        self.newcomers: deque[Session] = deque()
+        self.watcher: Watcher | None = None
+        self._wake: socket.socket | None = None
+
+    # -- the maintenance thread's door -----------------------------------------------------------------
+
+    def attach(self, watcher: Watcher, wake: socket.socket) -> None:
+        """The maintenance thread is there: from now on it watches the idle sessions."""
+        with self.lock:
+            self.watcher = watcher
+            self._wake = wake
+            idle = list(self.idle)
+        for session in idle:
+            watcher.watch(session)
+
+    def detach(self) -> None:
+        """The maintenance thread has ended."""
+        with self.lock:
+            self.watcher = None
+            self._wake = None
+
+    def wake_maintenance(self) -> None:
+        """Make the maintenance thread look again; safe from a finalizer (no lock, never blocks)."""
+        wake = self._wake
+        if wake is not None:
+            with contextlib.suppress(OSError):  # full: it is going to wake; closed: it has ended
+                wake.send(b"\0")
+
+    # -- dials in flight -------------------------------------------------------------------------------
+
+    def dialled(self, tls: TLSConnection) -> None:
+        """A TLS handshake begins on ``tls``; raises :class:`ClientClosed` where it is too late for that."""
+        with self.lock:
+            if self.closed:
+                raise ClientClosed("the client is closed")
+            self._handshaking.add(tls)
+
+    def dial_over(self, tls: TLSConnection) -> None:
+        """The handshake has ended, well or not."""
+        with self.lock:
+            self._handshaking.discard(tls)
+
+    def close(self) -> list[Session]:
+        """Mark the client closed, wake who waits in a handshake, and return the sessions that are to be closed."""
+        with self.lock:
+            self.closed = True
+            handshaking = list(self._handshaking)
+            sessions = list(self.sessions)
+            self.changed.notify_all()
+            for (
+                tls
+            ) in handshaking:  # under the lock: the dialling thread can't close the descriptor meanwhile
+                tls.shutdown()
+        return sessions
+
+    # -- sessions --------------------------------------------------------------------------------------
+
+    def next_sequence(self) -> int:
+        """Return the number of a new session."""
+        with self.lock:
+            self._sequence += 1
+            return self._sequence
+
+    def add(self, session: Session, created_for: str, seconds: float) -> None:
+        """Take in a session that was just dialled. Raises :class:`ClientClosed`, with the session closed."""
+        with self.lock:
+            closed = self.closed
+            if not closed:
+                self.sessions.add(session)
+                self._created[created_for] += 1
+                self.newcomers.append(session)
+        if closed:
+            session.close("client_closed", ClientClosed("the client is closed"))
+            raise ClientClosed("the client is closed")
+        logger.debug("[%s] created session #%d in %.0f ms", self.name, session.sequence, seconds * 1000)
+        if self.events.wants("session_created"):
+            self.events.emit(Event("session_created", session.sequence, reason=created_for, seconds=seconds))
+        if self.options.heartbeat is not None:
+            self.wake_maintenance()
+
+    def take_newest_idle(self) -> Session | None:
+        """Take the idle session with the highest sequence number, None when there is none."""
+        with self.lock:
+            if self.closed:
+                raise ClientClosed("the client is closed")
+            session = self.idle.pop() if self.idle else None
+            watcher = self.watcher
+            refill = self.refill_size(self.clock()) > 0
+        if session is not None and watcher is not None:
+            watcher.unwatch(session)
+        if refill:
+            self.wake_maintenance()
+        return session
+
+    def put_idle(self, session: Session) -> None:
+        """Put a session without open stream back; by the age rule it may be closed instead."""
+        now = self.clock()
+        with self.lock:
+            expired = rules.returning_is_closed(now, session, len(self.idle), self.options)
+            if not (self.closed or expired or session.closed):
+                session.idle_since = now
+                bisect.insort(self.idle, session, key=_sequence)
+                watcher = self.watcher
+                self.changed.notify_all()
+                if watcher is None:
+                    return
+        if self.closed:
+            session.close("client_closed")
+        elif expired:
+            session.close("max_age")
+        elif not session.closed and watcher is not None:
+            watcher.watch(session)
+
+    def session_ended(self, session: Session, reason: str) -> None:
+        """Forget a session that was closed; it says so once."""
+        now = self.clock()
+        with self.lock:
+            self.sessions.discard(session)
+            with contextlib.suppress(ValueError):
+                self.idle.remove(session)
+            self._closed[reason] += 1
+            self._streams_opened += session.streams_opened
+            self._bytes_sent += session.bytes_sent
+            self._bytes_received += session.bytes_received
+            watcher = self.watcher
+            life = now - session.created_at
+            if session.frames_received:
+                self.frame_received = True
+                self.failures = 0
+            elif reason in ("peer", "alert", "error") and life < SHORT_LIFE:
+                # A server that accepts and closes at once must not cause a dial loop.
+                self.note_failure(now)
+                self.last_error = session.error
+            refill = not self.closed and self.refill_size(now) > 0
+        if watcher is not None:
+            watcher.unwatch(session)
+        words = f": {session.error}" if session.error is not None else ""
+        logger.debug(
+            "[%s] closed session #%d (%s) after %.1f s%s", self.name, session.sequence, reason, life, words
+        )
+        if refill:
+            self.wake_maintenance()
+
+    def refill_size(self, now: float) -> int:
+        """Return how many sessions may be dialled now to fill the pool. The caller holds the lock."""
+        if now < self.refill_at:
+            return 0
+        rate = self.options.ensure_idle_session_create_rate
+        return rules.sessions_to_create(
+            len(self.idle), self.dialing, self.created_this_cycle, self.warm_target, rate
+        )
+
+    def note_failure(self, now: float) -> None:
+        """Count a failed refill and put the next one off. The caller holds the lock."""
+        self.failures += 1
+        pause = rules.backoff(self.failures, self.options.idle_session_check_interval, self.rng)
+        self.refill_at = max(self.refill_at, now + pause)
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew: the locks may have been held by a thread that the child doesn't have."""
+        self.lock = threading.Lock()
+        self.changed = threading.Condition(self.lock)
+        for session in list(self.sessions):
+            session.close_inherited()
+        for tls in list(self._handshaking):
+            tls.close_inherited()
+        if self.watcher is not None:
+            self.watcher.close_inherited()
+        self.watcher = self._wake = None
+        self.idle.clear()
+        self.sessions.clear()
+        self._handshaking.clear()
+        self.abandoned.clear()
+        self.newcomers.clear()
+        self.warm_target = self.options.ensure_idle_session
+        self.dialing = self.dials_wanted = self.dial_threads = 0
+        self.created_this_cycle = self.failures = 0
+        self.refill_at = 0.0
+
+    # -- facts -----------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """How logs call this client: the outbound's tag, or its server."""
+        return self.outbound.tag or f"{self.outbound.server}:{self.outbound.server_port}"
+
+    def stats(self) -> PoolStats:
+        """Return the numbers of this moment."""
+        now = self.clock()
+        with self.lock:
+            sessions = list(self.sessions)
+            idle = len(self.idle)
+            deficit = max(0, self.options.ensure_idle_session - idle)
+            return PoolStats(
+                idle=idle,
+                active=len(sessions) - idle,
+                total=len(sessions),
+                oldest_age=max((now - s.created_at for s in sessions), default=None),
+                deficit=deficit,
+                streams_opened=self._streams_opened + sum(s.streams_opened for s in sessions),
+                bytes_sent=self._bytes_sent + sum(s.bytes_sent for s in sessions),
+                bytes_received=self._bytes_received + sum(s.bytes_received for s in sessions),
+                created=dict(self._created),
+                closed=dict(self._closed),
+            )
+
+
+def _sequence(session: Session) -> int:
+    return session.sequence

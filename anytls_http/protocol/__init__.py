@@ -1,0 +1,1 @@
+"""The wire: frames, padding, addresses and the session as a state machine. No I/O, no threads, no clock."""

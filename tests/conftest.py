@@ -1,0 +1,45 @@
+"""Fixtures and settings for every test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+
+import pytest
+from hypothesis import settings
+
+from tests.leftovers import Snapshot, describe, leftovers
+
+# Examples are not timed: a busy machine would fail them. CI tries the same examples each time, so that
+# a change is not blamed for what an unlucky draw has found; elsewhere new ones are tried.
+settings.register_profile("local", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+_FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.stash[_FAILED] = True
+    return report
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a thread, a socket, a pipe or a child process.
+
+    Fixtures of a wider scope are set up before this one, so that what they hold doesn't count. A test
+    that has failed is let off: its traceback keeps alive what it had in its hands.
+    """
+    before = Snapshot.take()
+    yield
+    if request.node.stash.get(_FAILED, False):
+        return
+    left = leftovers(before)
+    if left:
+        pytest.fail(f"left behind by {request.node.nodeid}:\n{describe(left)}", pytrace=False)
