@@ -15,7 +15,7 @@ import socket
 import ssl
 import threading
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .errors import AnyTLSError, AnyTLSTimeout
 from .net.scratch import INNER_CIPHERTEXT, PLAINTEXT, scratch
@@ -151,7 +151,7 @@ class StreamSocket:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
 
     def _check(self, flags: int = 0) -> None:
-        if self._closed:
+        if self._closed and self._io_refs <= 0:  # files of makefile() go on after close(), as http.client needs
             raise OSError(errno.EBADF, "the socket is closed")
         if flags:
             raise ValueError("flags are not supported by a stream in the tunnel")
@@ -205,7 +205,7 @@ class StreamSocket:
         self._check()
         writing = "w" in mode
         reading = "r" in mode or not writing
-        raw = socket.SocketIO(self, ("r" if reading else "") + ("w" if writing else ""))
+        raw = socket.SocketIO(cast(Any, self), cast(Any, ("r" if reading else "") + ("w" if writing else "")))
         self._io_refs += 1
         if buffering == 0:
             if "b" not in mode:
@@ -221,7 +221,7 @@ class StreamSocket:
             buffered = io.BufferedWriter(raw, size)
         if "b" in mode:
             return buffered
-        text = io.TextIOWrapper(buffered, encoding, errors, newline)  # type: ignore[arg-type, type-var]
+        text = io.TextIOWrapper(buffered, encoding, errors, newline)  # type: ignore[type-var]
         text.mode = mode  # type: ignore[misc]
         return text
 
@@ -387,11 +387,12 @@ class AnyTLSSocket(StreamSocket):
     def __del__(self) -> None:
         if not getattr(self, "_ended", True):
             # A finalizer may run inside any lock: the maintenance thread ends the stream.
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             self._ended = True
             state = self._pool.state
             state.abandoned.append(functools.partial(_end_stream, self._pool, self._session))
             state.wake_maintenance()
+            # The last thing to do: where warnings are errors, it raises.
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open" if self._opened else "opening"
@@ -480,8 +481,11 @@ class AnyTLSTLSSocket(StreamSocket):
     def _read_into(self, view: memoryview, deadline: float | None) -> int:
         if self._read_shut:
             return 0
-        if not self._reader.acquire(timeout=remaining(deadline)):
-            raise AnyTLSTimeout("timed out while another thread was reading")
+        if not self._reader.acquire(blocking=False):
+            if self._inner._session.closed:
+                return self._inner._read_into(view, deadline)  # raises; after a fork the reader is in the parent
+            if not self._reader.acquire(timeout=remaining(deadline)):
+                raise AnyTLSTimeout("timed out while another thread was reading")
         try:
             if self._held:
                 count = min(len(view), len(self._held))
@@ -530,7 +534,7 @@ class AnyTLSTLSSocket(StreamSocket):
         if self._held:
             return True
         if not self._reader.acquire(blocking=False):
-            return False  # another thread waits in it
+            return self._inner._session.closed  # else another thread waits in it: nothing is there
         try:
             held = bytearray(1024)
             while True:

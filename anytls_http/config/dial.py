@@ -53,7 +53,9 @@ _LONGEST_INTERFACE_NAME = 15
 _HIGHEST_MARK = 2**32 - 1
 _MARK_TAKES = f'takes an integer from 0 to {_HIGHEST_MARK}, or such a one as a string ("0x1234")'
 #: What Go's ParseUint takes with base 0. A leading zero alone means octal there.
-_MARK = re.compile(r"0[xX](?P<hex>[0-9a-fA-F]+)|0[bB](?P<bin>[01]+)|0[oO]?(?P<oct>[0-7]+)|(?P<dec>[0-9]+)")
+_MARK = re.compile(
+    r"0[xX](?P<hex>[0-9a-fA-F]+)|0[bB](?P<bin>[01]+)|0[oO]?(?P<oct>[0-7]+)|(?P<dec>0|[1-9][0-9]*)"
+)
 _MARK_BASES = {"hex": 16, "bin": 2, "oct": 8, "dec": 10}
 
 

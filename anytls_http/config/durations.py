@@ -26,8 +26,8 @@ _NANOSECONDS = {
 _PART = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:ns|us|µs|μs|ms|s|m|h|d)"
 _DURATION = re.compile(rf"[+-]?(?:0|(?:{_PART})+)")
 _PARTS = re.compile(r"([0-9.]+)([a-zµμ]+)")
-#: What a Go duration (an int64 of nanoseconds) can hold, about 292 years.
-_LONGEST = 2**63 - 1
+#: What a Go duration (an int64 of nanoseconds) can hold, in whole seconds: about 292 years.
+_LONGEST = 2**63 // 1_000_000_000 * 1_000_000_000
 #: Far more than any real duration has; it keeps the arithmetic below from being made to work hard.
 _LONGEST_TEXT = 100
 

@@ -47,7 +47,7 @@ def _show_number(value: float) -> str:
     return str(value) if not isinstance(value, int) or abs(value) < 10**20 else "a very large number"
 
 
-def show_text(value: str) -> str:
+def show_text(value: str, longest: int = _LONGEST_SHOWN) -> str:
     """Return a string as errors show it: quoted and cut short; PEM and URIs not at all.
 
     Both turn up where something else was wanted (the PEM itself in ``certificate_path``), and they hold
@@ -57,7 +57,7 @@ def show_text(value: str) -> str:
         return "PEM"
     if "anytls://" in value.lower():
         return "a URI"
-    shown = value if len(value) <= _LONGEST_SHOWN else value[:_LONGEST_SHOWN] + "..."
+    shown = value if len(value) <= longest else value[:longest] + "..."
     return json.dumps(shown, ensure_ascii=not shown.isprintable())
 
 

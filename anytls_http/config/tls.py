@@ -37,6 +37,7 @@ _NAMES = frozenset(
 )
 _VERSIONS = ("1.0", "1.1", "1.2", "1.3")
 _LONGEST_ALPN = 255
+_LONGEST_PATH_SHOWN = 1000
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----")
 
 
@@ -119,7 +120,7 @@ def _read_certificate_file(fields: Fields, path: str) -> str:
             return file.read()
     except (OSError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or str(problem)
-        fields.fail("certificate_path", f"cannot read {show_text(path)}: {reason}")
+        fields.fail("certificate_path", f"cannot read {show_text(path, _LONGEST_PATH_SHOWN)}: {reason}")
 
 
 def _certificates_in(fields: Fields, name: str, text: str) -> str:

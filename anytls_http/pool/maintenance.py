@@ -110,8 +110,11 @@ class Maintenance:
         heartbeat = self._state.options.heartbeat
         assert heartbeat is not None
         self._at(now + heartbeat, session, self._beat)
-        # While the server may rightly be mute, a heartbeat would only wait in the queue with the rest.
-        if session.heart_sent_at is None and session.send_heartbeat():
+        if session.heart_sent_at is not None:
+            # A proof of life that its caller's deadline cut short is judged here too.
+            if now - session.heart_sent_at >= rules.HEARTBEAT_TIMEOUT:
+                self._judge(session, now)
+        elif session.send_heartbeat():
             self._at(now + rules.HEARTBEAT_TIMEOUT, session, self._judge)
 
     def _judge(self, session: Session, now: float) -> None:

@@ -69,13 +69,11 @@ class Pool:
             session = state.take_newest_idle()
             if session is None:
                 return dial(state, "demand", deadline)
-            # What the server has sent meanwhile, its end above all, is here already.
-            if not session.look() or session.closed:
-                continue
             try:
-                if self.prove_alive(session, deadline):
+                # What the server has sent meanwhile, its end above all, is here already.
+                if session.look() and self.prove_alive(session, deadline):
                     return session
-            except BaseException:
+            except BaseException:  # a time-out, or an interrupt: the session isn't lost
                 state.put_idle(session)
                 raise
 

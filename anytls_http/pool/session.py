@@ -42,6 +42,10 @@ MAX_LOOK = 256 * 1024
 LOOK_EVERY = 512 * 1024
 
 
+class StreamEnded(SessionClosed):
+    """The stream is over, by one side's close; its session goes on."""
+
+
 class Session:
     """One authenticated session; it has at most one open stream, owned by one socket.
 
@@ -206,7 +210,7 @@ class Session:
         if not self._reader.acquire(timeout=remaining(deadline)):
             raise AnyTLSTimeout("timed out while another thread was reading")
         try:
-            if not self._protocol.syn_sent:
+            if not self._protocol.syn_sent and self._protocol.stream_id == stream_id:
                 self._send_opening(deadline)
             count = self._receive(stream_id, view, deadline)
         except AnyTLSTimeout:
@@ -228,7 +232,7 @@ class Session:
         total = 0
         size = len(view)
         waited = False
-        while total < size:
+        while total < size and not self._unusable:
             if protocol.payload_left and protocol.stream_id == stream_id:
                 count = engine.decrypt_into(view[total : total + protocol.payload_left])
                 if count > 0:
@@ -259,7 +263,7 @@ class Session:
         if self.closed:
             raise self.error or SessionClosed("the connection was closed")
         if protocol.stream_id != stream_id:
-            raise SessionClosed("the stream was closed")
+            raise StreamEnded("the stream was closed")
         if protocol.refusal is not None:
             raise StreamRefused(f"{self.target}: the server refused: {protocol.refusal}")
         return protocol.peer_closed
@@ -289,7 +293,7 @@ class Session:
             self._reader_waits = False
         if received:
             self._note_input()
-        else:
+        elif not self._unusable:  # else it is our own end of the reading; writing goes on
             self._tls.engine.feed_end()
 
     def _over_or_dead(self) -> bool:
@@ -299,9 +303,12 @@ class Session:
     def _note_input(self) -> None:
         now = self._state.clock()
         if self.heart_sent_at is not None:
-            self.round_trip = now - self.heart_sent_at
+            seconds = now - self.heart_sent_at
             self.heart_sent_at = None
-            self._tell("heartbeat", seconds=self.round_trip)
+            if not self.has_stream:
+                # On a busy session the answer may have waited long for its reader.
+                self.round_trip = seconds
+            self._tell("heartbeat", seconds=seconds)
         self.last_received = now
 
     def _parse_what_is_there(self) -> bool:
@@ -339,7 +346,7 @@ class Session:
         if not self._take_reader_briefly():
             return stream_id is None  # another thread waits in it: nothing is there
         try:
-            if self.closed:
+            if self.closed or self._unusable:
                 return stream_id is not None
             if stream_id is not None and not protocol.syn_sent:
                 self._send_opening(AT_ONCE)
@@ -420,7 +427,7 @@ class Session:
 
     def _check_sendable(self, stream_id: int) -> None:
         if self._stream_is_over(stream_id):
-            raise SessionClosed("the server has closed the stream")
+            raise StreamEnded("the server has closed the stream")
 
     def _write(
         self,
@@ -470,8 +477,8 @@ class Session:
 
         Never waits itself: a writer who is blocked has the role, and its data tells as much.
         """
-        if self.closed or not self._writer.acquire(blocking=False):
-            return False
+        if self.closed or self._unusable or not self._writer.acquire(blocking=False):
+            return False  # (nobody reads an unusable one)
         try:
             if self._tls.has_unsent:
                 return False
@@ -531,7 +538,7 @@ class Session:
         if not self._reader.acquire(timeout=remaining(deadline)):
             raise AnyTLSTimeout("timed out while another thread was reading")
         try:
-            while self.last_received <= since and not self.closed:
+            while self.last_received <= since and not self.closed and not self._unusable:
                 self._wait_for_input(deadline)
                 if not self._parse_what_is_there():
                     raise self._ended()
@@ -585,7 +592,6 @@ class Session:
     def stop_reading(self) -> None:
         """Wake who reads the stream: it sees the end. The session ends with this stream."""
         self._unusable = True
-        self._protocol.peer_closed = True
         self._tls.shutdown_reading()
 
     # -- the end ---------------------------------------------------------------------------------------
@@ -647,11 +653,11 @@ class Session:
                 self._state.events.emit(self._events.popleft())
 
     def _break(self, exc: BaseException) -> AnyTLSError:
-        """The session can't go on, and ``exc`` says why (a refused stream is no such thing).
+        """The session can't go on, and ``exc`` says why (the end of a stream alone is no such thing).
 
         Returns the error to raise: the first that befell the session, in its user's words.
         """
-        if isinstance(exc, StreamRefused):
+        if isinstance(exc, (StreamRefused, StreamEnded)):
             return exc
         if isinstance(exc, SessionClosed):
             exc = self._ended(exc)

@@ -280,7 +280,7 @@ class PoolState:
         with self.lock:
             sessions = list(self.sessions)
             idle = len(self.idle)
-            deficit = max(0, self.options.ensure_idle_session - idle)
+            deficit = 0 if self.closed else max(0, self.options.ensure_idle_session - idle)
             return PoolStats(
                 idle=idle,
                 active=len(sessions) - idle,

@@ -13,7 +13,6 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable
-from types import TracebackType
 from typing import Any, Self
 
 from anytls_http.protocol.frames import Command
@@ -112,7 +111,7 @@ class AnyTLSServer:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     # -- life --
@@ -275,7 +274,11 @@ class AnyTLSServer:
                 try:
                     sock, _ = listener.accept()
                 except OSError as exc:
-                    if self._listener is listener and exc.errno in (errno.EMFILE, errno.ENFILE, errno.ECONNABORTED):
+                    if self._listener is listener and exc.errno in (
+                        errno.EMFILE,
+                        errno.ENFILE,
+                        errno.ECONNABORTED,
+                    ):
                         continue
                     return
                 if self._listener is not listener or self.faults.close_on_accept:

@@ -27,7 +27,6 @@ import time
 import urllib.parse
 from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler
-from types import TracebackType
 from typing import Any, Self, cast
 
 from .certificates import Certificate, make_certificate
@@ -107,7 +106,7 @@ class Site:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     @property
@@ -258,7 +257,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(b"at last\n")
         elif path == "/stream":
             self._answer_chunks(
-                int(query.get("count", "5")), float(query.get("pause", "0.02")), int(query.get("size", "1000"))
+                int(query.get("count", "5")),
+                float(query.get("pause", "0.02")),
+                int(query.get("size", "1000")),
             )
         elif path.startswith("/status/") and path[8:].isdecimal():
             self._answer(b"", status=int(path[8:]))
@@ -281,7 +282,9 @@ class _Handler(BaseHTTPRequestHandler):
         if urllib.parse.urlsplit(self.path).path != "/echo-hash":
             self._answer(b"no such page\n", status=404)
             return
-        self._answer(json.dumps({"length": length, "sha256": digest.hexdigest()}).encode(), "application/json")
+        self._answer(
+            json.dumps({"length": length, "sha256": digest.hexdigest()}).encode(), "application/json"
+        )
 
     do_PUT = do_POST
 

@@ -49,7 +49,9 @@ class ServerStream:
         self._thread: threading.Thread | None = None
 
     def __repr__(self) -> str:
-        state = "refused" if self.refused else "closed" if self.closed else "open" if self.opened else "dialling"
+        state = (
+            "refused" if self.refused else "closed" if self.closed else "open" if self.opened else "dialling"
+        )
         host, port = self.target or ("?", 0)
         return f"<stream {self.id} to {host}:{port}, {state}, {self.bytes_up} up, {self.bytes_down} down>"
 

@@ -51,7 +51,9 @@ def test_all_fields_arrive(make: Make, on_linux: None) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["connect_timeout", "fallback_delay", "tcp_keep_alive", "tcp_keep_alive_interval"])
+@pytest.mark.parametrize(
+    "name", ["connect_timeout", "fallback_delay", "tcp_keep_alive", "tcp_keep_alive_interval"]
+)
 def test_zero_durations_are_the_default(make: Make, name: str) -> None:
     assert make(**{name: "0s"}).dial == DialOptions()
     with pytest.raises(ConfigError, match=f"^{name}: got "):
@@ -67,7 +69,9 @@ def test_routing_marks(make: Make, on_linux: None, mark: object, number: int | N
     assert make(routing_mark=mark).dial.routing_mark == number
 
 
-@pytest.mark.parametrize("mark", [-1, 2**32, "0x100000000", "x", "08", "-1", " 1", "１", True, [], 1.5, "9" * 100])
+@pytest.mark.parametrize(
+    "mark", [-1, 2**32, "0x100000000", "x", "08", "-1", " 1", "１", True, [], 1.5, "9" * 100]
+)
 def test_wrong_routing_marks(make: Make, on_linux: None, mark: object) -> None:
     with pytest.raises(ConfigError, match=r"^routing_mark: got .* takes an integer from 0 to 4294967295"):
         make(routing_mark=mark)
@@ -83,7 +87,13 @@ def test_wrong_routing_marks(make: Make, on_linux: None, mark: object) -> None:
 )
 @pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
 def test_what_the_platform_cannot_do_is_refused(
-    make: Make, monkeypatch: pytest.MonkeyPatch, platform: str, name: str, value: Any, able: set[str], systems: str
+    make: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    platform: str,
+    name: str,
+    value: Any,
+    able: set[str],
+    systems: str,
 ) -> None:
     monkeypatch.setattr(sys, "platform", platform)
     make(**{name: None})
@@ -107,7 +117,7 @@ def test_wrong_addresses(make: Make, on_linux: None, name: str, value: object) -
 
 @pytest.mark.parametrize("value", [1, "true", 0, []])
 def test_flags_are_booleans(make: Make, value: object) -> None:
-    with pytest.raises(ConfigError, match="^reuse_addr: got .*takes true or false"):
+    with pytest.raises(ConfigError, match=r"^reuse_addr: got .*takes true or false"):
         make(reuse_addr=value)
 
 
@@ -146,7 +156,10 @@ def test_domain_resolver(make: Make, changes: dict[str, Any], strategy: str) -> 
         ),
         (
             {"server": "local", "strategy": "x"},
-            'domain_resolver.strategy: got "x", takes one of "prefer_ipv4", "prefer_ipv6", "ipv4_only", "ipv6_only"',
+            (
+                'domain_resolver.strategy: got "x", '
+                'takes one of "prefer_ipv4", "prefer_ipv6", "ipv4_only", "ipv6_only"'
+            ),
         ),
         (5, "domain_resolver: got 5 (a number), takes an object"),
     ],
@@ -193,7 +206,13 @@ def test_refused_fields(make: Make, changes: dict[str, Any], message: str) -> No
 
 def test_unset_fields_are_accepted_in_silence(make: Make, warnings_logged: Logged) -> None:
     quiet = make(
-        detour="", netns="", protect_path="", tcp_fast_open=False, udp_fragment=True, network_type=[], network_strategy=""
-    )  # fmt: skip
+        detour="",
+        netns="",
+        protect_path="",
+        tcp_fast_open=False,
+        udp_fragment=True,
+        network_type=[],
+        network_strategy="",
+    )
     assert quiet == make()
     assert warnings_logged() == []

@@ -44,12 +44,14 @@ def test_what_go_refuses_is_refused(text: str) -> None:
         parse_duration(text)
 
 
-@given(st.integers(0, 2**63 - 1))
+@given(st.integers(0, 9_223_372_036 * 10**9))
 def test_formatting_loses_nothing(nanoseconds: int) -> None:
     seconds = parse_duration(f"{nanoseconds}ns")
     assert parse_duration(format_duration(seconds)) == seconds
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(30.0, "30s"), (0.3, "0.3s"), (1e-9, "0.000000001s"), (100, "100s")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(30.0, "30s"), (0.3, "0.3s"), (1e-9, "0.000000001s"), (100, "100s")]
+)
 def test_formatting_is_short(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text

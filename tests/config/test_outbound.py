@@ -35,7 +35,9 @@ def test_none_is_a_missing_field(make: Make) -> None:
 
 
 def test_empty_strings_are_missing_fields(make: Make) -> None:
-    assert make(tag="", type="", heartbeat="", bind_interface="", tls={"alpn": "", "server_name": ""}) == make()
+    assert (
+        make(tag="", type="", heartbeat="", bind_interface="", tls={"alpn": "", "server_name": ""}) == make()
+    )
 
 
 @pytest.mark.parametrize(
@@ -117,6 +119,17 @@ def test_a_uri_in_the_server_is_explained_and_not_shown(make: Make, marker: str)
     with pytest.raises(ConfigError, match="there is from_uri") as caught:
         make(server=f"anytls://{marker}@proxy.example")
     assert marker not in str(caught.value)
+
+
+def test_a_uri_or_a_key_in_any_field_is_not_shown(make: Make, marker: str) -> None:
+    for wrong, shown in (
+        (f"anytls://{marker}@h", "a URI"),
+        (f"-----BEGIN PRIVATE KEY-----\n{marker}\n-----END PRIVATE KEY-----", "PEM"),
+    ):
+        for changes in ({"tls": {"server_name": wrong}}, {"routing_mark": wrong}, {"type": wrong}):
+            with pytest.raises(ConfigError, match=f"got {shown}, takes") as caught:
+                make(**changes)
+            assert marker not in str(caught.value)
 
 
 def test_whole_floats_are_integers_as_in_sing_box(make: Make) -> None:
@@ -219,8 +232,8 @@ def test_coerce_outbound(make: Make) -> None:
 
 @pytest.mark.parametrize("wrong", [None, 5, [], b"", "anytls://pa55-MARKER-w0rd@host", {"server"}])
 def test_what_is_no_outbound_is_refused_and_not_shown(wrong: object, marker: str) -> None:
-    with pytest.raises(ConfigError, match="^outbound: got .*takes a dict or an AnyTLSOutbound") as caught:
+    with pytest.raises(ConfigError, match=r"^outbound: got .*takes a dict or an AnyTLSOutbound") as caught:
         coerce_outbound(wrong)
     assert marker not in str(caught.value)
-    with pytest.raises(ConfigError, match="^outbound: got .*takes an object"):
+    with pytest.raises(ConfigError, match=r"^outbound: got .*takes an object"):
         AnyTLSOutbound.from_dict(wrong)  # type: ignore[arg-type]

@@ -73,7 +73,8 @@ def test_intervals_have_a_shortest(make: Make, name: str) -> None:
 @pytest.mark.parametrize("name", NUMBERS)
 def test_numbers_are_integers_from_zero(make: Make, name: str) -> None:
     assert getattr(make(**{name: 7}).pool, name) == 7
-    for wrong in (-1, "5", True, 1.5, [], 2**31, float("inf"), float("nan")):
+    wrong_ones: list[object] = [-1, "5", True, 1.5, [], 2**31, float("inf"), float("nan")]
+    for wrong in wrong_ones:
         with pytest.raises(ConfigError, match=f"^{name}: got .*takes an integer from 0"):
             make(**{name: wrong})
 

@@ -19,8 +19,9 @@ from anytls_http.errors import ConfigError
 MARKER = "pa55-MARKER-w0rd"
 TOP_NAMES = sorted({"type", "tag", "server", "server_port", "client_metadata"} | POOL_NAMES | DIAL_NAMES)
 TLS_NAMES = sorted(
-    set(TLSOptions.__dataclass_fields__) | {"enabled", "engine"} | {name.removeprefix("tls.") for name in NOT_SUPPORTED_YET}
-)  # fmt: skip
+    {"enabled", "engine", *TLSOptions.__dataclass_fields__}
+    | {name.removeprefix("tls.") for name in NOT_SUPPORTED_YET}
+)
 
 # Mostly what nearly fits: with values out of nowhere, everything would end at the first field's type.
 scalars = st.one_of(
@@ -29,15 +30,21 @@ scalars = st.one_of(
     st.integers(),
     st.floats(),
     st.text(),
-    st.sampled_from(["", "0s", "30s", "1h", "-5s", "30", "local", "1.2", "::1", "1.2.3.4", "x.example", "0x10"]),
+    st.sampled_from(
+        ["", "0s", "30s", "1h", "-5s", "30", "local", "1.2", "::1", "1.2.3.4", "x.example", "0x10"]
+    ),
 )
 values = st.recursive(
     scalars,
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["enabled", "server", "strategy"]) | st.text(), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["enabled", "server", "strategy"]) | st.text(), inner, max_size=3)
+    ),
     max_leaves=5,
 )
-tls_objects = st.dictionaries(st.sampled_from(TLS_NAMES), values, max_size=4).map(lambda tls: {"enabled": True, **tls})
+tls_objects = st.dictionaries(st.sampled_from(TLS_NAMES), values, max_size=4).map(
+    lambda tls: {"enabled": True, **tls}
+)
 outbounds = st.builds(
     lambda base, fields, tls: {**base, **fields, "tls": tls},
     st.just({"server": "x.example", "server_port": 443, "password": MARKER}),
@@ -64,7 +71,12 @@ def test_from_dict_of_anything(config: Any) -> None:
         AnyTLSOutbound.from_dict(config)
 
 
-@given(st.text() | st.text('{}[]",:/*#\\ \n1ae') | outbounds.map(lambda config: json.dumps(config)[:-3]) | st.binary())
+@given(
+    st.text()
+    | st.text('{}[]",:/*#\\ \n1ae')
+    | outbounds.map(lambda config: json.dumps(config)[:-3])
+    | st.binary()
+)
 def test_from_json_raises_config_errors_only(text: str | bytes) -> None:
     with pytest.raises(ConfigError) as caught:
         AnyTLSOutbound.from_json(text)

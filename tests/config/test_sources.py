@@ -86,7 +86,10 @@ def test_json_as_sing_box_takes_it(text: str | bytes, value: object) -> None:
     [
         ("", "JSON: line 1, column 1: Expecting value"),
         ('{"a" 1}', "JSON: line 1, column 6: Expecting ':' delimiter"),
-        ('{\n  // comment\n  /* one\n more */ "a": 1\n  "b": 2}', "JSON: line 5, column 3: Expecting ',' delimiter"),
+        (
+            '{\n  // comment\n  /* one\n more */ "a": 1\n  "b": 2}',
+            "JSON: line 5, column 3: Expecting ',' delimiter",
+        ),
         ("[1,,]", "JSON: line 1, column 4: Expecting value"),
         ("[,]", "JSON: line 1, column 2: Expecting value"),
         ('{"a": ,}', "JSON: line 1, column 7: Expecting value"),
@@ -110,7 +113,9 @@ def test_bad_json_says_where(text: Any, message: str) -> None:
     assert caught.value.__context__ is None  # a JSONDecodeError would carry the text, with the password
 
 
-@pytest.mark.parametrize("hostile", ['"' + '\\"' * 200_000, "/*" * 200_000, "," * 400_000, "[" + " " * 400_000 + ","])
+@pytest.mark.parametrize(
+    "hostile", ['"' + '\\"' * 200_000, "/*" * 200_000, "," * 400_000, "[" + " " * 400_000 + ","]
+)
 @pytest.mark.timeout(5)
 def test_hostile_text_takes_no_more_than_its_length(hostile: str) -> None:
     with pytest.raises(ConfigError):
@@ -147,7 +152,9 @@ def test_a_bare_outbound_in_a_file(make: Make, outbound_dict: dict[str, Any], tm
         AnyTLSOutbound.from_file(path, tag="b")
 
 
-def test_the_only_anytls_outbound_needs_no_tag(make: Make, outbound_dict: dict[str, Any], tmp_path: Path) -> None:
+def test_the_only_anytls_outbound_needs_no_tag(
+    make: Make, outbound_dict: dict[str, Any], tmp_path: Path
+) -> None:
     path = write(tmp_path / "c.json", [{"type": "direct", "tag": "d"}, 5, outbound_dict])
     assert AnyTLSOutbound.from_file(path) == make(tag="a")
 
@@ -157,9 +164,13 @@ def test_several_outbounds_are_chosen_by_tag(make: Make, tmp_path: Path) -> None
     path = write(tmp_path / "c.json", [make(tag="a").to_dict(), untagged, make(tag="b").to_dict()])
     assert AnyTLSOutbound.from_file(path, tag="b").tag == "b"
     assert AnyTLSOutbound.from_file(path, tag="1").server == "2.2.2.2"  # sing-box's tag for the untagged
-    with pytest.raises(ConfigError, match=r"several are of type anytls, choose one by its tag: 'a', '1', 'b'$"):
+    with pytest.raises(
+        ConfigError, match=r"several are of type anytls, choose one by its tag: 'a', '1', 'b'$"
+    ):
         AnyTLSOutbound.from_file(path)
-    with pytest.raises(ConfigError, match=r"none of type anytls has the tag 'x'; the tags are: 'a', '1', 'b'$"):
+    with pytest.raises(
+        ConfigError, match=r"none of type anytls has the tag 'x'; the tags are: 'a', '1', 'b'$"
+    ):
         AnyTLSOutbound.from_file(path, tag="x")
 
 
@@ -197,9 +208,13 @@ def test_errors_name_the_file_and_the_place(make: Make, tmp_path: Path, marker: 
 def test_overrides_are_put_over_the_file(make: Make, tmp_path: Path) -> None:
     base = make(ensure_idle_session=2, tls={"server_name": "x.example"}).to_dict()
     path = write(tmp_path / "c.json", [base])
-    outbound = AnyTLSOutbound.from_file(path, heartbeat="11s", ensure_idle_session=None, tls={"insecure": True})
+    outbound = AnyTLSOutbound.from_file(
+        path, heartbeat="11s", ensure_idle_session=None, tls={"insecure": True}
+    )
     assert outbound == make(heartbeat="11s", tls={"server_name": "x.example", "insecure": True})
-    assert AnyTLSOutbound.from_file(path, domain_resolver={"server": "local"}) == AnyTLSOutbound.from_file(path)
+    assert AnyTLSOutbound.from_file(path, domain_resolver={"server": "local"}) == AnyTLSOutbound.from_file(
+        path
+    )
     with pytest.raises(ConfigError, match="heartbeet: unknown field"):
         AnyTLSOutbound.from_file(path, heartbeet="11s")
 

@@ -58,14 +58,20 @@ def test_alpn_takes_one_or_a_list(make: Make) -> None:
         ({"max_version": "1.1"}, 'tls.min_version: "1.2" is above max_version "1.1": no version is left'),
         ({"engine": "apple"}, 'tls.engine: got "apple", takes "go" or nothing'),
         ({"server_name": "a b"}, 'tls.server_name: got "a b", takes a host name or an IP address'),
-        ({"handshake_timeout": "-5s"}, 'tls.handshake_timeout: got "-5s", takes a duration that isn\'t negative'),
+        (
+            {"handshake_timeout": "-5s"},
+            'tls.handshake_timeout: got "-5s", takes a duration that isn\'t negative',
+        ),
         ({"sever_name": "x"}, 'tls.sever_name: unknown field, did you mean "server_name"?'),
-        ({"fragment_fallback_delay": 5}, 'tls.fragment_fallback_delay: got 5, a number without a unit: write "5s" for seconds'),
+        (
+            {"fragment_fallback_delay": 5},
+            'tls.fragment_fallback_delay: got 5, a number without a unit: write "5s" for seconds',
+        ),
         ({"kernel_tx": 1}, "tls.kernel_tx: got 1 (a number), takes true or false"),
         ({"ech": {"nonsense": 1}}, "tls.ech.nonsense: unknown field"),
         ({"ech": False}, "tls.ech: got false (a boolean), takes an object"),
     ],
-)  # fmt: skip
+)
 def test_errors(make: Make, tls: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         make(tls=tls)

@@ -47,7 +47,10 @@ def test_queries(query: str, tls: TLSOptions) -> None:
 
 
 def test_the_fragment_is_the_tag() -> None:
-    assert AnyTLSOutbound.from_uri("anytls://pw@h:1/?insecure=1#my%20server%20%F0%9F%98%80").tag == "my server 😀"
+    assert (
+        AnyTLSOutbound.from_uri("anytls://pw@h:1/?insecure=1#my%20server%20%F0%9F%98%80").tag
+        == "my server 😀"
+    )
     assert AnyTLSOutbound.from_uri("anytls://pw@h:1#").tag is None
 
 
@@ -85,12 +88,16 @@ def test_wrong_uris(uri: str, problem: str) -> None:
 
 @pytest.mark.parametrize("uri", [None, 5, b"anytls://pa55@h"])
 def test_what_is_no_text(uri: object) -> None:
-    with pytest.raises(ConfigError, match="^URI: got .*, takes a string$"):
+    with pytest.raises(ConfigError, match=r"^URI: got .*, takes a string$"):
         AnyTLSOutbound.from_uri(uri)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("separator", ["/", "?", "#", "@", ":", "%", "[", "]", " ", "\n", "?sni=", "?a=", "&"])
-@pytest.mark.parametrize("shape", ["anytls://{}{}{}@h:1", "anytls://x@{}{}{}@h:1", "anytls://{}{}{}", "{}{}{}@h"])
+@pytest.mark.parametrize(
+    "separator", ["/", "?", "#", "@", ":", "%", "[", "]", " ", "\n", "?sni=", "?a=", "&"]
+)
+@pytest.mark.parametrize(
+    "shape", ["anytls://{}{}{}@h:1", "anytls://x@{}{}{}@h:1", "anytls://{}{}{}", "{}{}{}@h"]
+)
 def test_no_part_of_a_password_that_was_not_encoded_gets_into_an_error(
     separator: str, shape: str, marker: str
 ) -> None:

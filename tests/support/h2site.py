@@ -15,7 +15,6 @@ import socket
 import ssl
 import threading
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, Self
 
 import h2.config
@@ -61,7 +60,7 @@ class H2Site:
         self._accepter.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     @property
@@ -130,7 +129,9 @@ class _H2Connection:
     def __init__(self, site: H2Site, sock: ssl.SSLSocket) -> None:
         self._site = site
         self._sock = sock
-        self._h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8"))
+        self._h2 = h2.connection.H2Connection(
+            h2.config.H2Configuration(client_side=False, header_encoding="utf-8")
+        )
         self._requests: dict[int, _Request] = {}
         self._bodies: dict[int, memoryview] = {}
         self._held: list[int] = []
@@ -183,7 +184,8 @@ class _H2Connection:
             self._answer(stream_id, json.dumps(request.headers).encode())
         elif path == "/echo-hash":
             self._answer(
-                stream_id, json.dumps({"length": request.length, "sha256": request.digest.hexdigest()}).encode()
+                stream_id,
+                json.dumps({"length": request.length, "sha256": request.digest.hexdigest()}).encode(),
             )
         elif path == "/slow":
             self._held.append(stream_id)
@@ -199,7 +201,9 @@ class _H2Connection:
     def _send_bodies(self) -> None:
         for stream_id, body in list(self._bodies.items()):
             while True:
-                size = min(self._h2.local_flow_control_window(stream_id), self._h2.max_outbound_frame_size, len(body))
+                size = min(
+                    self._h2.local_flow_control_window(stream_id), self._h2.max_outbound_frame_size, len(body)
+                )
                 if size <= 0 and body:
                     break
                 piece, body = body[:size], body[size:]

@@ -11,10 +11,11 @@ import hashlib
 import socket
 import ssl
 import struct
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-WASTE, SYN, PSH, FIN, SETTINGS, ALERT, UPDATE, SYNACK, HEART_REQUEST, HEART_RESPONSE, SERVER_SETTINGS = range(11)
+WASTE, SYN, PSH, FIN, SETTINGS, ALERT, UPDATE, SYNACK, HEART_REQUEST, HEART_RESPONSE, SERVER_SETTINGS = range(
+    11
+)
 _HEADER = struct.Struct(">BIH")
 
 
@@ -64,7 +65,7 @@ class RawClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.sock.close()
 
     def send(self, data: bytes) -> None:
@@ -87,7 +88,9 @@ class RawClient:
 
     def open(self, stream: int, address: bytes, data: bytes = b"") -> None:
         """Open a stream, and send its first data along."""
-        self.send(frame(SYN, stream) + frame(PSH, stream, address) + (frame(PSH, stream, data) if data else b""))
+        self.send(
+            frame(SYN, stream) + frame(PSH, stream, address) + (frame(PSH, stream, data) if data else b"")
+        )
 
     def next_frame(self) -> Frame | None:
         """Return the next frame from the server; None when the session has ended."""

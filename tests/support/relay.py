@@ -10,7 +10,6 @@ import struct
 import threading
 import time
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, Self
 
 #: Most bytes that wait in one direction before the relay stops reading there (back-pressure).
@@ -64,7 +63,7 @@ class Relay:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     @property
@@ -188,7 +187,13 @@ class Relay:
                     way.waiting[0] = (due, data[count:])
                 else:
                     way.waiting.popleft()
-            if way.ended and not way.waiting and way.ended_at <= now and not way.passed_end and not self.swallow:
+            if (
+                way.ended
+                and not way.waiting
+                and way.ended_at <= now
+                and not way.passed_end
+                and not self.swallow
+            ):
                 way.passed_end = True
                 way.target.shutdown(socket.SHUT_WR)
         except BlockingIOError:

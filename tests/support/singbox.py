@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import pytest
@@ -76,7 +75,7 @@ class SingBoxProcess:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         try:
             self.stop()
         finally:
@@ -124,6 +123,7 @@ class SingBoxProcess:
     def pause(self) -> None:
         """Stop the process (SIGSTOP): TCP goes on acknowledging, nothing is answered."""
         os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED)  # its threads take a moment to stop
 
     def resume(self) -> None:
         """End :meth:`pause`."""

@@ -62,7 +62,8 @@ def test_echo_hash(http: httpx.Client, size: int, chunked: bool) -> None:
 
 
 def test_headers(http: httpx.Client) -> None:
-    assert ["x-mine", "1"] in [[name.lower(), value] for name, value in http.get("/headers", headers={"X-Mine": "1"}).json()]
+    received = http.get("/headers", headers={"X-Mine": "1"}).json()
+    assert ["x-mine", "1"] in [[name.lower(), value] for name, value in received]
 
 
 def test_slow(http: httpx.Client) -> None:
@@ -99,7 +100,10 @@ def test_close_connections(site: Site, http: httpx.Client) -> None:
 
 
 def test_nonsense_and_silence_do_no_harm(site: Site, http: httpx.Client) -> None:
-    with socket.create_connection((site.host, site.port)), socket.create_connection((site.host, site.port)) as sock:
+    with (
+        socket.create_connection((site.host, site.port)),
+        socket.create_connection((site.host, site.port)) as sock,
+    ):
         sock.sendall(b"POST /echo-hash HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n")
         assert http.get("/").content == GREETING
         start = time.monotonic()
