@@ -21,8 +21,10 @@ from .errors import AnyTLSError, AnyTLSTimeout
 from .net.scratch import INNER_CIPHERTEXT, PLAINTEXT, scratch
 from .net.tls_engine import END, NEED_INPUT, TLSEngine
 from .net.waiting import AT_ONCE, deadline_after, remaining
+from .pool.session import MAX_FILLS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Self
 
     from typing_extensions import Buffer
@@ -51,6 +53,7 @@ class StreamSocket:
         self._io_refs = 0
         self._read_shut = False
         self._write_shut = False
+        self._relayed = False  #: as_socket() was called: the stream is the relay's
 
     # How bytes move. ``deadline`` is a time of time.monotonic(), None for never, AT_ONCE for no wait.
 
@@ -152,6 +155,8 @@ class StreamSocket:
 
     def _check(self, flags: int = 0) -> None:
         if self._closed and self._io_refs <= 0:  # files of makefile() go on after close(), as http.client needs
+            if self._relayed:
+                raise OSError(errno.EBADF, "the stream belongs to the socket that as_socket() returned")
             raise OSError(errno.EBADF, "the socket is closed")
         if flags:
             raise ValueError("flags are not supported by a stream in the tunnel")
@@ -238,8 +243,40 @@ class StreamSocket:
             return -1
         raise io.UnsupportedOperation(
             "a stream in the tunnel has no file descriptor: the session's would lead around the tunnel "
-            "(what needs one will get it from as_socket(), which is not there yet)"
+            "(as_socket() returns a socket that has one)"
         )
+
+    def as_socket(self) -> socket.socket:
+        """Return a real socket that carries the stream, for what needs a descriptor (select, asyncio, ssl, paramiko).
+
+        It is one end of a socket pair; one thread per process relays between all such pairs and their
+        streams. From now on the stream is the relay's: calls on this object raise ``OSError``, except
+        ``close``, which does nothing. Closing the returned socket ends the stream. When the target ends
+        the stream, or the tunnel breaks, the socket is at its end (a break is told in the log, logger
+        ``anytls_http.relay``: a socket pair can't be reset). ``shutdown(SHUT_WR)`` on it tells the server
+        nothing, and leaves reading open. It has this socket's time-out, and no TCP options.
+        """
+        from .relay import shared_relay
+
+        self._check()
+        if self._io_refs:
+            raise ValueError("as_socket() takes the whole stream: close the files of makefile() first")
+        ours, theirs = socket.socketpair()
+        try:
+            theirs.settimeout(self._timeout)
+            shared_relay().join(ours, self._hand_over())
+        except BaseException:
+            ours.close()
+            theirs.close()
+            raise
+        return theirs
+
+    def _hand_over(self) -> Self:
+        """Return a new owner of the stream; this object is as closed from then on."""
+        owner = type(self).__new__(type(self))
+        owner.__dict__.update(self.__dict__)
+        self._relayed = self._closed = True
+        return owner
 
     def is_readable(self) -> bool:
         """Whether a read would return at once: data, the end, or an error. Never waits."""
@@ -348,6 +385,29 @@ class AnyTLSSocket(StreamSocket):
     def _look(self) -> bool:
         return self._ended or self._session.look(self._stream_id)
 
+    def _hand_over(self) -> Self:
+        owner = super()._hand_over()
+        self._ended = True
+        return owner
+
+    # What the relay needs (relay.pair.Stream).
+
+    def _attach_relay(self, on_input: Callable[[], None]) -> int:
+        return self._session.attach_relay(on_input)
+
+    def _detach_relay(self) -> None:
+        self._session.detach_relay()
+
+    @property
+    def _has_unsent(self) -> bool:
+        return self._session.has_unsent
+
+    def _flush_unsent(self) -> bool:
+        return self._session.flush_unsent()
+
+    def _forget(self) -> None:
+        self._ended = True  # in a forked child: the stream is the parent's
+
     def _prove_alive(self, deadline: float | None) -> bool:
         """Whether the session may be trusted with a new request; a silent one must prove its life first.
 
@@ -417,6 +477,7 @@ class AnyTLSTLSSocket(StreamSocket):
         self._reader = threading.Lock()
         self._writer = threading.Lock()
         self._held = b""  # plaintext that is_readable came upon
+        self._unsent = b""  # ciphertext that a call without waiting could not send
         self._user_data_sent = False
 
     @property
@@ -434,6 +495,28 @@ class AnyTLSTLSSocket(StreamSocket):
 
     def _prove_alive(self, deadline: float | None) -> bool:
         return self._inner._prove_alive(deadline)
+
+    def _attach_relay(self, on_input: Callable[[], None]) -> int:
+        return self._inner._attach_relay(on_input)
+
+    def _detach_relay(self) -> None:
+        self._inner._detach_relay()
+
+    @property
+    def _has_unsent(self) -> bool:
+        return bool(self._unsent) or self._inner._has_unsent
+
+    def _flush_unsent(self) -> bool:
+        if not self._inner._flush_unsent() or not self._writer.acquire(blocking=False):
+            return False
+        try:
+            self._flush(AT_ONCE)
+        finally:
+            self._writer.release()
+        return True
+
+    def _forget(self) -> None:
+        self._inner._forget()
 
     def _handshake(self, deadline: float | None) -> None:
         engine = self._engine
@@ -461,7 +544,7 @@ class AnyTLSTLSSocket(StreamSocket):
 
     def _flush(self, deadline: float | None) -> None:
         """Send the ciphertext that is there. The caller holds the writer's role, or nobody else has the socket yet."""
-        data = self._engine.take_output()
+        data = self._unsent + self._engine.take_output()
         if data:
             self._send_ciphertext(data, deadline, None)
 
@@ -473,10 +556,15 @@ class AnyTLSTLSSocket(StreamSocket):
 
     def _send_ciphertext(self, data: bytes, deadline: float | None, stall: float | None) -> None:
         view = memoryview(data)
-        while view:
-            if stall is not None:
-                deadline = deadline_after(stall)
-            view = view[self._inner._write_some(view, deadline, stall, deadline == AT_ONCE) :]
+        self._unsent = b""
+        try:
+            while view:
+                if stall is not None:
+                    deadline = deadline_after(stall)
+                view = view[self._inner._write_some(view, deadline, stall, deadline == AT_ONCE) :]
+        except AnyTLSTimeout:
+            self._unsent = bytes(view)  # TLS with the target would break without it
+            raise
 
     def _read_into(self, view: memoryview, deadline: float | None) -> int:
         if self._read_shut:
@@ -492,7 +580,7 @@ class AnyTLSTLSSocket(StreamSocket):
                 view[:count] = self._held[:count]
                 self._held = self._held[count:]
                 return count
-            waited = False
+            waits = 0
             while True:
                 count = self._engine.decrypt_into(view)
                 if count != NEED_INPUT:
@@ -500,10 +588,11 @@ class AnyTLSTLSSocket(StreamSocket):
                 if self._engine.has_output:
                     self._answer(deadline)
                 # Records without data (tickets, key updates) must not hold the reader past the deadline.
-                if waited and remaining(deadline) == 0:
+                if waits and remaining(deadline) == 0 and (deadline != AT_ONCE or waits >= MAX_FILLS):
+                    self._inner._session.poke_relay()
                     raise AnyTLSTimeout("timed out while waiting for data")
                 self._fill(deadline)
-                waited = True
+                waits += 1
         finally:
             self._reader.release()
 
@@ -524,8 +613,15 @@ class AnyTLSTLSSocket(StreamSocket):
             raise AnyTLSTimeout("timed out while another thread was sending")
         try:
             self._user_data_sent = True
+            if self._unsent:
+                self._flush(deadline)
             piece = view[:TLS_WRITE_SIZE]
-            self._send_ciphertext(self._engine.encrypt((piece,)), deadline, stall)
+            try:
+                self._send_ciphertext(self._engine.encrypt((piece,)), deadline, stall)
+            except AnyTLSTimeout:
+                if deadline != AT_ONCE:
+                    raise
+                # It is encrypted, so it counts as sent: the rest goes before the next.
             return len(piece)
         finally:
             self._writer.release()
@@ -536,14 +632,15 @@ class AnyTLSTLSSocket(StreamSocket):
         if not self._reader.acquire(blocking=False):
             return self._inner._session.closed  # else another thread waits in it: nothing is there
         try:
-            held = bytearray(1024)
             while True:
-                count = self._engine.decrypt_into(memoryview(held))
-                if count == END:
-                    return True
-                if count != NEED_INPUT:
-                    self._held = bytes(held[:count])
-                    return True
+                if not self._engine.drained:
+                    held = bytearray(1024)
+                    count = self._engine.decrypt_into(memoryview(held))
+                    if count == END:
+                        return True
+                    if count != NEED_INPUT:
+                        self._held = bytes(held[:count])
+                        return True
                 if not self._inner.is_readable():
                     return False  # a late session ticket is no sign of a stale connection
                 self._fill(AT_ONCE)

@@ -118,10 +118,7 @@ class _Demo:
                 ("sessions", str(server.sessions_accepted)),
                 ("streams", str(server.streams_opened)),
                 ("wrong passwords", str(server.auth_failures)),
-                (
-                    "client says it is",
-                    server.sessions[0].settings.get("client", "") if server.sessions else "?",
-                ),
+                ("clients' names", ", ".join(sorted(_client_names(server))) or "none"),
             ],
         )
 

@@ -7,9 +7,12 @@ errors can't be taught what this package promises (a path, what a field takes, n
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .durations import format_duration
+
+if TYPE_CHECKING:
+    from .dns import DNSServer
 
 __all__ = ["DialOptions", "PoolOptions", "TLSOptions", "changed_options"]
 
@@ -57,6 +60,12 @@ class DialOptions:
     tcp_keep_alive_interval: float = _seconds(75.0)
     #: "", "prefer_ipv4", "prefer_ipv6", "ipv4_only" or "ipv6_only".
     domain_strategy: str = ""
+    #: What looks up the server's name. None: the system.
+    resolver: DNSServer | None = None
+    #: Name or path of the network namespace in which sockets are made (Linux).
+    netns: str | None = None
+    #: Tag of the outbound through which the server is reached. With it, all the others are without effect.
+    detour: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +79,25 @@ class TLSOptions:
     alpn: tuple[str, ...] = ()
     min_version: str = "1.2"
     max_version: str = "1.3"
+    #: Go's names. TLS 1.3's own change nothing; the others are all that TLS 1.2 and older may use.
+    cipher_suites: tuple[str, ...] = ()
+    #: Go's names, upper-case.
+    curve_preferences: tuple[str, ...] = ()
     #: PEM text of the only trusted roots. Never together with ``certificate_path``.
     certificate: str | None = field(default=None, repr=False)
     certificate_path: str | None = None
+    #: Base64. Where there are some, nothing else about the server's certificate counts.
+    certificate_public_key_sha256: tuple[str, ...] = ()
+    #: PEM texts, or the files that hold them; there is one of each pair, or none of the four.
+    client_certificate: str | None = field(default=None, repr=False)
+    client_certificate_path: str | None = None
+    client_key: str | None = field(default=None, repr=False)
+    client_key_path: str | None = None
     handshake_timeout: float = _seconds(15.0)
+    #: The ClientHello in several TCP segments, or in several TLS records.
+    fragment: bool = False
+    fragment_fallback_delay: float = _seconds(0.5)
+    record_fragment: bool = False
 
 
 def changed_options(options: PoolOptions | DialOptions | TLSOptions) -> dict[str, Any]:
@@ -82,6 +106,9 @@ def changed_options(options: PoolOptions | DialOptions | TLSOptions) -> dict[str
     for item in fields(options):
         value = getattr(options, item.name)
         if value == item.default:
+            continue
+        if item.name == "resolver":
+            changed["domain_resolver"] = value.tag
             continue
         if item.metadata.get("duration"):
             value = format_duration(value or 0.0)

@@ -13,10 +13,6 @@ from .fields import Fields
 __all__ = ["NOT_SUPPORTED_YET", "not_supported_names", "refuse_not_supported"]
 
 
-def _secret_texts(fields: Fields, name: str) -> object:
-    return fields.texts(name, secret=True)
-
-
 def _switched_on(*members: str) -> Callable[[Fields, str], object]:
     """Return a reader of an object with ``enabled``: is it true? The other members aren't looked at."""
 
@@ -33,22 +29,8 @@ def _number(fields: Fields, name: str) -> object:
 
 #: Path of the field -> how to read it; whatever is read and isn't false or empty is refused.
 NOT_SUPPORTED_YET: dict[str, Callable[[Fields, str], object]] = {
-    "detour": Fields.text,
-    "netns": Fields.text,
-    "domain_resolver.disable_cache": Fields.flag,
-    "domain_resolver.disable_optimistic_cache": Fields.flag,
-    "domain_resolver.rewrite_ttl": _number,
     "domain_resolver.client_subnet": Fields.text,
     "domain_resolver.timeout": Fields.duration,
-    "tls.cipher_suites": Fields.texts,
-    "tls.curve_preferences": Fields.texts,
-    "tls.certificate_public_key_sha256": Fields.texts,
-    "tls.client_certificate": _secret_texts,
-    "tls.client_certificate_path": Fields.text,
-    "tls.client_key": _secret_texts,
-    "tls.client_key_path": Fields.text,
-    "tls.fragment": Fields.flag,
-    "tls.record_fragment": Fields.flag,
     "tls.spoof": Fields.text,
     "tls.spoof_method": Fields.text,
     "tls.ech": _switched_on(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 
 #: What a buffer is for; each is in use by one step of a call only.
-CIPHERTEXT, INNER_CIPHERTEXT, PLAINTEXT = range(3)
+CIPHERTEXT, RECORD, INNER_CIPHERTEXT, PLAINTEXT = range(4)
 #: Bytes of each. One read of the session's ciphertext fills two of a reader's usual 64 KiB.
-SIZES = (128 * 1024, 64 * 1024, 64 * 1024)
+SIZES = (128 * 1024, 16 * 1024, 64 * 1024, 64 * 1024)
 
 _per_thread = threading.local()
 

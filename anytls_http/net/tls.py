@@ -20,7 +20,7 @@ from anytls_http.errors import AnyTLSTimeout, SessionClosed
 from .contexts import TLSContexts, handshake_error
 from .scratch import CIPHERTEXT, scratch
 from .tls_engine import TLSEngine
-from .waiting import AT_ONCE, wait_readable, wait_writable
+from .waiting import AT_ONCE, ReadWaiter, wait_writable
 
 try:
     import fcntl
@@ -32,11 +32,12 @@ except ImportError:  # Windows
 class TLSConnection:
     """A TLS client connection: ``receive`` ciphertext, ``engine.decrypt_into``, ``write`` records."""
 
-    __slots__ = ("_eager", "_fd", "_sock", "_unsent", "engine", "local_address", "peer_address")
+    __slots__ = ("_eager", "_fd", "_input", "_sock", "_unsent", "engine", "local_address", "peer_address")
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, server_hostname: str | None) -> None:
         self._sock = sock
         self._fd = sock.fileno()
+        self._input = ReadWaiter(self._fd)
         self._eager = False
         self._unsent: memoryview | None = None
         self.engine = TLSEngine(context, server_hostname, _session_failure)
@@ -74,14 +75,14 @@ class TLSConnection:
         try:
             if not self._eager:
                 # After a request the answer isn't there yet: polling first saves a failed read.
-                wait_readable(self._fd, deadline)
+                self._input.wait(deadline)
             while True:
                 try:
                     count = self._sock.recv_into(buffer)
                     break
                 except BlockingIOError:
                     self._eager = False
-                    wait_readable(self._fd, deadline)
+                    self._input.wait(deadline)
         except AnyTLSTimeout:
             raise
         except (OSError, ValueError) as exc:
@@ -91,6 +92,10 @@ class TLSConnection:
         if count:
             self.engine.feed(buffer[:count])
         return count
+
+    def has_arrived(self) -> bool:
+        """Whether :meth:`receive` would return at once. The caller holds the reader's role."""
+        return self._input.ready()
 
     def write(
         self,

@@ -25,7 +25,7 @@ RECORD_SIZE = 16384
 class TLSEngine:
     """One TLS client connection as ciphertext in, plaintext out, and the reverse."""
 
-    __slots__ = ("_failure", "_incoming", "_lock", "_outgoing", "ssl_object")
+    __slots__ = ("_failure", "_incoming", "_lock", "_outgoing", "drained", "ssl_object")
 
     def __init__(
         self,
@@ -35,6 +35,8 @@ class TLSEngine:
     ) -> None:
         """``failure`` makes the exception to raise where the peer breaks the rules of TLS; else OpenSSL's own is."""
         self._failure = failure
+        #: Whether nothing more can be decrypted before :meth:`feed`; False where that isn't known.
+        self.drained = False
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._lock = threading.Lock()
@@ -54,11 +56,13 @@ class TLSEngine:
         """Take over what the peer has sent."""
         with self._lock:
             self._incoming.write(ciphertext)
+            self.drained = False
 
     def feed_end(self) -> None:
         """The transport below is at its end: what is buffered can still be read, then comes END."""
         with self._lock:
             self._incoming.write_eof()
+            self.drained = False
 
     def decrypt_into(self, view: memoryview) -> int:
         """Fill ``view`` with plaintext that is there; never wait.
@@ -76,10 +80,15 @@ class TLSEngine:
                     if not count:
                         break
                     total += count
-                    # Asking again for a record that isn't there costs an exception: dear in CPython.
-                    if total == size or not self._incoming.pending:
+                    if total == size:
+                        break
+                    # Less than was asked for: the record is used up. Asking for another one that isn't
+                    # there would cost an exception: dear in CPython.
+                    if not self._incoming.pending:
+                        self.drained = True
                         break
             except ssl.SSLWantReadError:
+                self.drained = True
                 return total or NEED_INPUT
             except ssl.SSLEOFError:
                 # The end without a close_notify. Frames have lengths, and so has HTTP: what was cut shows there.
@@ -131,9 +140,3 @@ class TLSEngine:
         """Return the ciphertext not yet taken."""
         with self._lock:
             return self._outgoing.read()
-
-    @property
-    def has_input(self) -> bool:
-        """Whether ciphertext or plaintext is buffered; a half record counts too."""
-        with self._lock:
-            return bool(self._incoming.pending) or bool(self.ssl_object.pending())

@@ -6,6 +6,7 @@ import math
 import select
 import threading
 import time
+from typing import Any
 
 from anytls_http.errors import AnyTLSTimeout
 
@@ -40,9 +41,12 @@ if hasattr(select, "poll"):
     _IN = select.POLLIN
     _OUT = select.POLLOUT
 
-    def _wait(fd: int, mask: int, deadline: float | None) -> bool:
+    def _poller(fd: int, mask: int) -> Any:
         poller = select.poll()
         poller.register(fd, mask)
+        return poller
+
+    def _wait(poller: Any, deadline: float | None) -> bool:
         if deadline is None:
             return bool(poller.poll())
         while True:
@@ -57,7 +61,11 @@ else:  # Windows
     _IN = 1
     _OUT = 4
 
-    def _wait(fd: int, mask: int, deadline: float | None) -> bool:
+    def _poller(fd: int, mask: int) -> Any:
+        return fd, mask
+
+    def _wait(poller: Any, deadline: float | None) -> bool:
+        fd, mask = poller
         readers = [fd] if mask & _IN else []
         writers = [fd] if mask & _OUT else []
         timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -65,21 +73,28 @@ else:  # Windows
         return any(select.select(readers, writers, [fd], timeout))
 
 
-def wait_readable(fd: int, deadline: float | None) -> None:
-    """Return when ``fd`` can be read, is at its end or broken.
+class ReadWaiter:
+    """Waits for one descriptor's input; for one thread at a time, which must keep the descriptor open."""
 
-    Raises :class:`AnyTLSTimeout` at ``deadline`` (``time.monotonic()`` seconds, None: never).
-    """
-    if not _wait(fd, _IN, deadline):
-        raise AnyTLSTimeout("timed out while waiting for data")
+    __slots__ = ("_poller",)
+
+    def __init__(self, fd: int) -> None:
+        self._poller = _poller(fd, _IN)
+
+    def wait(self, deadline: float | None) -> None:
+        """Return when the descriptor can be read, is at its end or broken.
+
+        Raises :class:`AnyTLSTimeout` at ``deadline`` (``time.monotonic()`` seconds, None: never).
+        """
+        if not _wait(self._poller, deadline):
+            raise AnyTLSTimeout("timed out while waiting for data")
+
+    def ready(self) -> bool:
+        """Whether the descriptor has input, is at its end or broken, without waiting."""
+        return _wait(self._poller, AT_ONCE)
 
 
 def wait_writable(fd: int, deadline: float | None) -> None:
     """Return when ``fd`` can be written or is broken; raises :class:`AnyTLSTimeout` at ``deadline``."""
-    if not _wait(fd, _OUT, deadline):
+    if not _wait(_poller(fd, _OUT), deadline):
         raise AnyTLSTimeout("timed out while waiting for the connection to take data")
-
-
-def is_readable_now(fd: int) -> bool:
-    """Whether ``fd`` has data, is at its end or broken, without waiting."""
-    return _wait(fd, _IN, AT_ONCE)

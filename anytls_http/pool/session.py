@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from anytls_http.errors import AnyTLSError, AnyTLSTimeout, AuthenticationError, SessionClosed, StreamRefused
-from anytls_http.net.scratch import CIPHERTEXT, scratch
+from anytls_http.net.scratch import RECORD, scratch
 from anytls_http.net.tls import TLSConnection
 from anytls_http.net.tls_engine import END, NEED_INPUT
-from anytls_http.net.waiting import AT_ONCE, deadline_after, earlier, is_readable_now, remaining
+from anytls_http.net.waiting import AT_ONCE, deadline_after, earlier, remaining
 from anytls_http.protocol.frames import MAX_DATA
 from anytls_http.protocol.padding import PaddingScheme
 from anytls_http.protocol.session import ClientSession, Event, EventKind
@@ -38,6 +39,8 @@ WRITE_SIZE = 2 * MAX_DATA
 MAX_UNREAD = 64 * 1024
 #: Bytes that a look without waiting parses at the most, so that endless padding can't hold its caller.
 MAX_LOOK = 256 * 1024
+#: Reads from the connection that one call without waiting makes at the most.
+MAX_FILLS = 16
 #: While data is uploaded, look for a refusal or a FIN each time so many bytes were sent.
 LOOK_EVERY = 512 * 1024
 
@@ -57,6 +60,8 @@ class Session:
         "_descriptor",
         "_events",
         "_life",
+        "_on_input",
+        "_plain",
         "_protocol",
         "_reader",
         "_reader_waits",
@@ -95,8 +100,10 @@ class Session:
         self._reader_waits = False
         self._descriptor = OPEN
         self._events: deque[PoolEvent] = deque()  # told when no role is held
+        self._plain = memoryview(b"")  # decrypted, not yet parsed: at most a record
         self._unusable = False  # for a next stream; this one may go on
         self._sent_since_look = 0
+        self._on_input: Callable[[], None] | None = None  # set while a relay watches the descriptor
 
         self.sequence = sequence
         self.created_at = now
@@ -173,7 +180,7 @@ class Session:
                 else:
                     reusable = False
             finally:
-                self._reader.release()
+                self._leave_reading()
         else:
             reusable = False
         if not reusable:
@@ -214,6 +221,8 @@ class Session:
                 self._send_opening(deadline)
             count = self._receive(stream_id, view, deadline)
         except AnyTLSTimeout:
+            if not self._protocol.syn_sent:
+                self.poke_relay()  # another thread was writing: no event will tell of its end
             raise
         except AnyTLSError as exc:
             raise self._break(exc) from exc.__cause__
@@ -221,8 +230,7 @@ class Session:
             self._break(exc)
             raise
         finally:
-            self._reader.release()
-            self._after_role()
+            self._leave_reading()
         self.bytes_received += count
         return count
 
@@ -231,14 +239,20 @@ class Session:
         engine = self._tls.engine
         total = 0
         size = len(view)
-        waited = False
+        waits = 0
         while total < size and not self._unusable:
             if protocol.payload_left and protocol.stream_id == stream_id:
-                count = engine.decrypt_into(view[total : total + protocol.payload_left])
+                plain = self._plain
+                if plain:
+                    count = min(len(plain), protocol.payload_left, size - total)
+                    view[total : total + count] = plain[:count]
+                    self._plain = plain[count:]
+                else:
+                    count = engine.decrypt_into(view[total : total + protocol.payload_left])
                 if count > 0:
                     protocol.payload_left -= count
                     total += count
-                    if total < size and engine.has_input:
+                    if total < size and (self._plain or not engine.drained):
                         continue
                     break
             elif self._stream_is_over(stream_id):
@@ -252,10 +266,11 @@ class Session:
             if count == END:
                 raise self._ended()
             # A server that sends without end what is nobody's data must not hold its reader past the deadline.
-            if waited and remaining(deadline) == 0:
+            if waits and remaining(deadline) == 0 and (deadline != AT_ONCE or waits >= MAX_FILLS):
+                self.poke_relay()
                 raise AnyTLSTimeout("timed out while waiting for data")
             self._wait_for_input(deadline)
-            waited = True
+            waits += 1
         return total
 
     def _stream_is_over(self, stream_id: int) -> bool:
@@ -269,20 +284,42 @@ class Session:
         return protocol.peer_closed
 
     def _parse_one(self) -> int:
-        """Parse a step of what is buffered, never payload; return the bytes taken, NEED_INPUT or END."""
+        """Parse what is buffered up to the next payload, an event or the end of a record.
+
+        Returns the bytes read or parsed, NEED_INPUT or END. A record is read whole: its frames are mostly
+        small, and each call of OpenSSL gives up the GIL. The caller holds the reader's role.
+        """
         protocol = self._protocol
-        if protocol.skip_left:
-            count = self._tls.engine.decrypt_into(scratch(CIPHERTEXT)[: protocol.skip_left])
-            if count > 0:
+        plain = self._plain
+        if not plain:
+            record = scratch(RECORD)
+            count = self._tls.engine.decrypt_into(record)
+            if count <= 0:
+                return count
+            plain = record[:count]
+        size = len(plain)
+        event: Event | None = None
+        while plain and event is None and not protocol.payload_left:
+            if protocol.skip_left:
+                count = min(protocol.skip_left, len(plain))
                 protocol.skip_left -= count
-            return count
-        wanted = protocol.wanted
-        count = self._tls.engine.decrypt_into(wanted)
-        if count > 0:
-            event = protocol.filled(count)
-            if event is not None:
-                self._handle(event)
-        return count
+            else:
+                wanted = protocol.wanted
+                count = min(len(wanted), len(plain))
+                wanted[:count] = plain[:count]
+                event = protocol.filled(count)
+            plain = plain[count:]
+        self._plain = plain
+        if event is not None:
+            self._handle(event)
+        return size - len(plain)
+
+    def _leave_reading(self) -> None:
+        """Give the reader's role back; the thread's buffer is lent for as long only."""
+        if self._plain:
+            self._plain = memoryview(bytes(self._plain))
+        self._reader.release()
+        self._after_role()
 
     def _wait_for_input(self, deadline: float | None) -> None:
         self._answer()
@@ -323,7 +360,7 @@ class Session:
             if count == END:
                 return False
             if count == NEED_INPUT:
-                if not is_readable_now(self._tls.fileno()):
+                if not self._tls.has_arrived():
                     break
                 received = self._tls.receive(AT_ONCE)
                 if received:
@@ -348,6 +385,8 @@ class Session:
         try:
             if self.closed or self._unusable:
                 return stream_id is not None
+            if self._nothing_has_come(stream_id):
+                return stream_id is None
             if stream_id is not None and not protocol.syn_sent:
                 self._send_opening(AT_ONCE)
             alive = self._parse_what_is_there()
@@ -359,8 +398,8 @@ class Session:
         except AnyTLSError as exc:
             self._break(exc)
         finally:
-            self._reader.release()
-            self._after_role()
+            self._leave_reading()
+            self.poke_relay()
         if stream_id is None:
             return not self.closed
         return (
@@ -368,6 +407,21 @@ class Session:
             or protocol.stream_id != stream_id
             or bool(protocol.payload_left)
             or self._over_or_dead()
+        )
+
+    def _nothing_has_come(self, stream_id: int | None) -> bool:
+        """The common case of :meth:`look`, asked for every idle connection at every request of httpcore."""
+        protocol = self._protocol
+        return (
+            self._tls.engine.drained
+            and not self._plain
+            and protocol.stream_id == (stream_id or 0)
+            and (protocol.syn_sent or not stream_id)
+            and not protocol.peer_closed
+            and protocol.refusal is None
+            and not protocol.payload_left
+            and not self._tls.has_unsent
+            and not self._tls.has_arrived()
         )
 
     def _take_reader_briefly(self) -> bool:
@@ -470,6 +524,60 @@ class Session:
             finally:
                 self._writer.release()
 
+    # -- for the relay -------------------------------------------------------------------------------
+
+    def attach_relay(self, on_input: Callable[[], None]) -> int:
+        """Lend the TCP descriptor to a relay, which watches it; return it, -1 where the session has ended.
+
+        It stays open until :meth:`detach_relay`, so that the end of the session shows on it. ``on_input``
+        is called, from any thread, when something may have come that the descriptor no longer tells of:
+        another thread took it in. Raises :class:`RuntimeError` while another thread is inside.
+        """
+        if not self._reader.acquire(timeout=1.0):
+            raise RuntimeError("another thread is reading from this stream")
+        try:
+            if self._descriptor == CLOSED:
+                return -1
+            self._on_input = on_input
+            return self._tls.fileno()
+        finally:
+            self._reader.release()
+            self._after_role()
+
+    def detach_relay(self) -> None:
+        """The relay watches no longer; what waited for that, the descriptor's end above all, is done."""
+        self._on_input = None
+        self._after_role()
+
+    def poke_relay(self) -> None:
+        """Make the relay, where one watches, look at the stream again."""
+        on_input = self._on_input
+        if on_input is not None:
+            on_input()
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether ciphertext waits for the connection to take it."""
+        return self._tls.has_unsent
+
+    def flush_unsent(self) -> bool:
+        """Send what waits, as far as it goes at once; False while another thread is sending.
+
+        Raises :class:`AnyTLSTimeout` when the connection takes no more, and as :meth:`send`.
+        """
+        if not self._writer.acquire(blocking=False):
+            return False
+        try:
+            self._tls.flush(AT_ONCE)
+        except AnyTLSTimeout:
+            raise
+        except AnyTLSError as exc:
+            raise self._break(exc) from exc.__cause__
+        finally:
+            self._writer.release()
+            self._after_role()
+        return True
+
     # -- life ------------------------------------------------------------------------------------------
 
     def send_heartbeat(self) -> bool:
@@ -543,8 +651,7 @@ class Session:
                 if not self._parse_what_is_there():
                     raise self._ended()
         finally:
-            self._reader.release()
-            self._after_role()
+            self._leave_reading()
 
     def wait_open(self, stream_id: int, deadline: float | None, version_1_after: float) -> None:
         """Send the opening and wait for the server's word on the target.
@@ -586,8 +693,7 @@ class Session:
             self._break(exc)
             raise
         finally:
-            self._reader.release()
-            self._after_role()
+            self._leave_reading()
 
     def stop_reading(self) -> None:
         """Wake who reads the stream: it sees the end. The session ends with this stream."""
@@ -626,6 +732,7 @@ class Session:
         self._writer = threading.Lock()
         self._life = threading.Lock()
         self.closed = True
+        self._on_input = None
         self._descriptor = CLOSED
         self.error = SessionClosed("this connection belongs to the process that was forked")
         self._tls.close_inherited()
@@ -642,7 +749,7 @@ class Session:
                 if not self._writer.acquire(blocking=False):
                     return
                 try:
-                    if self._descriptor == MAY_CLOSE:
+                    if self._descriptor == MAY_CLOSE and self._on_input is None:
                         self._descriptor = CLOSED
                         self._tls.close()
                 finally:

@@ -193,6 +193,7 @@ class ClientSession:
         stream_id = self.stream_id
         is_open_there = self.syn_sent and not self.peer_closed and self.refusal is None
         self.stream_id = 0
+        self.syn_sent = False
         self.peer_closed = False
         self.refusal = None
         if self.payload_left:

@@ -11,7 +11,6 @@ from anytls_http.protocol.address import encode_address
 from anytls_http.protocol.frames import HEADER, HEADER_SIZE, MAX_DATA, Command, encode_frame
 from anytls_http.protocol.padding import DEFAULT_SCHEME, PaddingScheme
 from anytls_http.protocol.session import MAX_HEART_RESPONSES, ClientSession, EventKind
-
 from tests.protocol.driver import (
     ADDRESS,
     BARE,
@@ -100,7 +99,7 @@ def test_an_empty_client_is_sent_empty() -> None:
 
 
 def test_packet_1_is_settings_syn_and_address_in_one_buffer() -> None:
-    """"Packet 1 is Settings + SYN + PSH(address) of the first stream, in one buffer"."""
+    """ "Packet 1 is Settings + SYN + PSH(address) of the first stream, in one buffer"."""
     session = make_session(FIXED)
     session.open_stream(ADDRESS)
     records = session.opening_records()
@@ -146,7 +145,7 @@ def test_without_a_stream_there_is_nothing_to_open() -> None:
 
 
 def test_nothing_waits_for_the_server_before_data_is_sent() -> None:
-    """"Nothing may wait for them before sending": ServerSettings, UpdatePaddingScheme, SYNACK."""
+    """ "Nothing may wait for them before sending": ServerSettings, UpdatePaddingScheme, SYNACK."""
     session = make_session(FIXED)
     session.open_stream(ADDRESS)
     for number in range(10):
@@ -168,20 +167,20 @@ def test_the_first_psh_of_a_stream_holds_the_address_alone(address: bytes) -> No
 
 
 def test_every_later_write_counts_control_frames_included() -> None:
-    """"Every later write counts too, control frames included"."""
-    scheme = PaddingScheme.parse(b"stop=7\n" + b"\n".join(b"%d=%d00-%d00" % (n, n, n) for n in range(1, 10)))
-    session = make_session(scheme)
+    """ "Every later write counts too, control frames included"."""
+    lines = (f"{packet}={packet + 2}00-{packet + 2}00" for packet in range(1, 10))
+    session = make_session(PaddingScheme.parse("\n".join(("stop=7", *lines)).encode()))
     session.open_stream(ADDRESS)
-    session.opening_records()
-    assert sizes(session.data_records(memoryview(b"2"))) == [200]
-    assert sizes(session.heart_request()) == [300]
+    assert sizes(session.opening_records()) == [300]
+    assert sizes(session.data_records(memoryview(b"packet 2"))) == [400]
+    assert sizes(session.heart_request()) == [500]
     Driver(session).feed_frame(Command.HEART_REQUEST)
-    assert sizes(session.heart_responses()) == [400]
-    assert sizes(session.end_stream()) == [500]
+    assert sizes(session.heart_responses()) == [600]
+    assert sizes(session.end_stream()) == [700]
     session.open_stream(ADDRESS)
-    assert sizes(session.opening_records()) == [600]
+    assert sizes(session.opening_records()) == [800]
     assert session.padding_is_over
-    assert sizes(session.data_records(memoryview(b"7"))) == [HEADER_SIZE + 1]
+    assert sizes(session.data_records(memoryview(b"packet 7"))) == [HEADER_SIZE + 8]
 
 
 def test_a_packet_without_a_line_of_its_own_is_sent_as_it_is() -> None:
@@ -192,7 +191,7 @@ def test_a_packet_without_a_line_of_its_own_is_sent_as_it_is() -> None:
 
 
 def test_from_stop_on_packets_are_sent_as_they_are_for_the_rest_of_the_session() -> None:
-    """"``stop=N``: packets with number >= N are sent as they are, for the rest of the session"."""
+    """ "``stop=N``: packets with number >= N are sent as they are, for the rest of the session"."""
     session = make_session(FIXED)
     session.open_stream(ADDRESS)
     session.data_records(memoryview(b"packets 1 and 2"))
@@ -262,7 +261,7 @@ def test_data_is_copied_so_that_its_owner_may_change_it() -> None:
 
 
 def test_a_heartbeat_before_the_first_syn_flushes_settings_padded_by_line_1() -> None:
-    """"Settings are flushed with the first heartbeat, so it is really sent"; line 1, no packet counted."""
+    """ "Settings are flushed with the first heartbeat, so it is really sent"; line 1, no packet counted."""
     session = make_session(FIXED)
     records = session.heart_request()
     assert sizes(records) == [600]
@@ -270,7 +269,7 @@ def test_a_heartbeat_before_the_first_syn_flushes_settings_padded_by_line_1() ->
 
 
 def test_a_hundred_heartbeats_leave_packets_1_and_2_to_the_first_user() -> None:
-    """"... so that the first user's ClientHello is padded as it should be"."""
+    """ "... so that the first user's ClientHello is padded as it should be"."""
     session = make_session(FIXED)
     for number in range(100):
         records = session.heart_request()
@@ -330,7 +329,7 @@ def test_a_refused_stream_needs_no_fin() -> None:
 
 
 def test_a_stream_closed_before_its_syn_sends_nothing_and_its_id_is_not_used_up() -> None:
-    """"A stream closed before its SYN sends nothing and gives its session back"."""
+    """ "A stream closed before its SYN sends nothing and gives its session back"."""
     session = make_session(FIXED)
     assert session.open_stream(ADDRESS) == 1
     assert session.end_stream() == []
@@ -349,7 +348,9 @@ def test_stream_ids_rise_from_1_and_one_that_sent_no_syn_leaves_no_gap() -> None
         if number % 3 == 1:
             session.end_stream()
             session.open_stream(ADDRESS)
-        seen += [frame.stream_id for frame in frames(session.opening_records()) if frame.command == Command.SYN]
+        seen += [
+            frame.stream_id for frame in frames(session.opening_records()) if frame.command == Command.SYN
+        ]
         session.end_stream()
     assert seen == list(range(1, 11))
 
@@ -381,7 +382,9 @@ def test_a_synack_without_data_says_that_the_target_was_reached() -> None:
 
 
 def test_a_synack_with_data_is_a_refusal_in_the_servers_words() -> None:
-    words = "open connection to 127.0.0.1:1 using outbound/direct[0]: dial tcp 127.0.0.1:1: connection refused"
+    words = (
+        "open connection to 127.0.0.1:1 using outbound/direct[0]: dial tcp 127.0.0.1:1: connection refused"
+    )
     session = with_open_stream()
     driver = Driver(session).feed_frame(Command.SYNACK, 1, words.encode())
     assert [(event.kind, event.text) for event in driver.events] == [(EventKind.REFUSED, words)]
@@ -427,7 +430,9 @@ def test_data_after_a_refusal_is_dropped() -> None:
 @pytest.mark.parametrize("command", [Command.SYNACK, Command.FIN, Command.PSH])
 @pytest.mark.parametrize("data", [b"", b"words"])
 @pytest.mark.parametrize("stream_id", [0, 2, 0xFFFFFFFF])
-def test_frames_of_a_stream_that_never_was_mean_nothing(command: Command, data: bytes, stream_id: int) -> None:
+def test_frames_of_a_stream_that_never_was_mean_nothing(
+    command: Command, data: bytes, stream_id: int
+) -> None:
     session = with_open_stream()
     driver = Driver(session).feed_frame(command, stream_id, data)
     assert driver.log == []
@@ -438,7 +443,7 @@ def test_frames_of_a_stream_that_never_was_mean_nothing(command: Command, data: 
 @pytest.mark.parametrize("command", [Command.SYNACK, Command.FIN, Command.PSH])
 @pytest.mark.parametrize("syn_sent", [True, False])
 def test_late_frames_of_an_earlier_stream_mean_nothing_to_the_next(command: Command, syn_sent: bool) -> None:
-    """"PSH for a stream that is not open ... read to their length and dropped"; SYNACK and FIN likewise."""
+    """ "PSH for a stream that is not open ... read to their length and dropped"; SYNACK and FIN likewise."""
     session = with_open_stream()
     session.end_stream()
     session.open_stream(ADDRESS)
@@ -458,7 +463,11 @@ def test_late_frames_of_an_earlier_stream_mean_nothing_to_the_next(command: Comm
 def test_frames_of_any_stream_mean_nothing_while_none_is_open(
     command: Command, data: bytes, stream_id: int, acknowledged: bool
 ) -> None:
-    """An idle session must go on being read to the end of it, whatever the server sends for stream 0."""
+    """An idle session must go on being read to the end of it, whatever the server sends for stream 0.
+
+    0 is ``stream_id`` of a session without stream: compared without care, such a frame is taken for one of
+    the open stream.
+    """
     session = with_open_stream()
     driver = Driver(session)
     if acknowledged:
@@ -527,7 +536,7 @@ def test_the_version_is_unknown_until_the_server_says_it() -> None:
 
 
 def test_a_version_1_server_never_says_anything_and_the_stream_works() -> None:
-    """"No ServerSettings means a version 1 server: no SYNACK, no heartbeats"."""
+    """ "No ServerSettings means a version 1 server: no SYNACK, no heartbeats"."""
     session = with_open_stream()
     driver = Driver(session).feed_frame(Command.PSH, 1, b"data").feed_frame(Command.FIN, 1)
     assert driver.kinds == [EventKind.PEER_CLOSED]
@@ -562,7 +571,7 @@ def test_server_settings_tell_the_version(data: bytes, version: int) -> None:
 @pytest.mark.parametrize("command", [Command.WASTE, Command.SYN, Command.SETTINGS, 11, 77, 255])
 @pytest.mark.parametrize("size", [0, 1, MAX_DATA])
 def test_padding_unknown_commands_and_those_of_clients_are_skipped(command: int, size: int) -> None:
-    """"Unknown commands ... are read to their length and dropped", and Waste; without keeping them."""
+    """ "Unknown commands ... are read to their length and dropped", and Waste; without keeping them."""
     session = with_open_stream()
     driver = Driver(session).feed_frame(command, 1, bytes(size)).feed_frame(Command.PSH, 1, b"next")
     assert driver.log == [b"next"]
@@ -628,7 +637,7 @@ def test_the_servers_words_are_safe_to_print(command: Command, words: bytes) -> 
 
 
 def test_a_heart_request_is_answered_with_stream_id_0() -> None:
-    """"Answer with HeartResponse, same stream id (0)"."""
+    """ "Answer with HeartResponse, same stream id (0)"."""
     session = with_open_stream()
     assert session.heart_responses() == []
     assert Driver(session).feed_frame(Command.HEART_REQUEST).kinds == [EventKind.HEART_REQUEST]

@@ -1,0 +1,105 @@
+"""PEM texts of the configuration: files that hold them, trusted certificates, and the client's own pair.
+
+``ssl`` is imported where it is needed only: most configurations name no certificate, and it is slow to import.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import ssl
+
+__all__ = ["load_pair", "public_key_sha256", "read_pem_file"]
+
+_ENCRYPTED = re.compile(r"-----BEGIN ENCRYPTED PRIVATE KEY-----|^Proc-Type: *4, *ENCRYPTED", re.MULTILINE)
+
+
+def read_pem_file(path: str) -> str:
+    """Return a file's text. Raises ``ValueError`` with the reason where it can't be read."""
+    try:
+        # A pipe or a device would be waited for, and it can't be read again later anyway.
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise ValueError("not a file")
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError as problem:
+        raise ValueError(problem.strerror or str(problem)) from None
+
+
+def load_pair(context: ssl.SSLContext, certificate: str, key: str) -> None:
+    """Make ``context`` show this certificate (PEM, with its chain) wherever the other side asks for one.
+
+    Raises ``ValueError`` in words that fit behind the name of a field; none of the key is in them.
+    """
+    import ssl
+
+    if "-----BEGIN CERTIFICATE-----" not in certificate:
+        raise ValueError("there is no PEM certificate in it (-----BEGIN CERTIFICATE-----)")
+    if _ENCRYPTED.search(key):
+        raise ValueError("the key is encrypted, takes one without a passphrase")
+    if "PRIVATE KEY-----" not in key:
+        raise ValueError("there is no PEM key in it (-----BEGIN PRIVATE KEY-----)")
+    problem = "the certificate or its key can't be read"
+    with _as_file(certificate.strip() + "\n" + key.strip() + "\n") as path:
+        try:
+            # The password: should it be asked for after all, OpenSSL must not ask on the terminal.
+            context.load_cert_chain(path, password="")
+            return
+        except ssl.SSLError as exc:
+            if exc.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
+                problem = "the key belongs to another certificate"
+            elif exc.reason:
+                problem += f" ({exc.reason.replace('_', ' ').lower()})"
+        except ValueError:
+            pass
+    # Outside of the except block: nothing of what OpenSSL has read travels along.
+    raise ValueError(problem)
+
+
+def public_key_sha256(certificate: bytes) -> bytes:
+    """Return the SHA-256 of a certificate's (DER) public key, as sing-box compares it: of the whole SPKI.
+
+    Raises ``ValueError`` where the certificate or its key is of no known kind.
+    """
+    # Here and not above: few configurations have pins, and it is slow to import.
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import hashes, serialization
+
+    try:
+        key = x509.load_der_x509_certificate(certificate).public_key()
+    except UnsupportedAlgorithm as problem:
+        raise ValueError(str(problem)) from problem
+    digest = hashes.Hash(hashes.SHA256())
+    digest.update(
+        key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+    return digest.finalize()
+
+
+@contextlib.contextmanager
+def _as_file(text: str) -> Iterator[str]:
+    """Give the path of a file with ``text``: Python takes certificates from files only.
+
+    Where the system can, the file is in memory alone; elsewhere it is readable by this user only.
+    """
+    data = text.encode("utf-8", "replace")
+    if hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd"):
+        fd = os.memfd_create("anytls_http")
+        try:
+            os.write(fd, data)
+            yield f"/proc/self/fd/{fd}"
+        finally:
+            os.close(fd)
+        return
+    with tempfile.TemporaryDirectory(prefix="anytls_http-") as folder:
+        path = os.path.join(folder, "pair.pem")
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(data)
+        yield path
