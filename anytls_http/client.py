@@ -8,7 +8,8 @@ from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 from .config import AnyTLSOutbound, coerce_outbound
-from .errors import ConfigError, StreamRefused
+from .detour import Detour
+from .errors import StreamRefused
 from .net.waiting import AT_ONCE, deadline_after
 from .pool.events import EventHooks
 from .pool.pool import Pool
@@ -29,6 +30,7 @@ class AnyTLSClient:
     """A pool of AnyTLS sessions to one server.
 
     ``config``: the sing-box ``anytls`` outbound as a dict, or an :class:`AnyTLSOutbound`.
+    ``outbounds``: those that its ``detour`` may name by tag.
     ``event_hooks``: names of events (``pool.events.EVENT_NAMES``) to lists of callables; each gets one
     frozen event, from any thread. Raises :class:`ConfigError` for what is wrong in them. Nothing is
     dialled here: the first use is ``with``, or the first connection. Any number of threads may use it.
@@ -38,13 +40,14 @@ class AnyTLSClient:
         self,
         config: Mapping[str, Any] | AnyTLSOutbound,
         *,
-        outbounds: Iterable[Mapping[str, Any]] = (),
+        outbounds: Iterable[Mapping[str, Any] | AnyTLSOutbound] = (),
         event_hooks: EventHooks | None = None,
     ) -> None:
-        if tuple(outbounds):
-            raise ConfigError("outbounds: detour is not supported yet")
-        self._outbound = coerce_outbound(config)
-        self._pool = Pool(self._outbound, event_hooks)
+        self._outbound = coerce_outbound(config, tuple(outbounds))
+        via = self._outbound.via
+        self._detour = None if via is None else Detour(via, AnyTLSClient)
+        connect = None if self._detour is None else self._detour.connect
+        self._pool = Pool(self._outbound, event_hooks, connect)
 
     @property
     def outbound(self) -> AnyTLSOutbound:
@@ -102,6 +105,8 @@ class AnyTLSClient:
     def close(self) -> None:
         """End all sessions at once and wake whoever is blocked in one; any number of times."""
         self._pool.close()
+        if self._detour is not None:
+            self._detour.close()
 
     def __enter__(self) -> Self:
         self._pool.start()

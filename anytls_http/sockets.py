@@ -154,7 +154,9 @@ class StreamSocket:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
 
     def _check(self, flags: int = 0) -> None:
-        if self._closed and self._io_refs <= 0:  # files of makefile() go on after close(), as http.client needs
+        if (
+            self._closed and self._io_refs <= 0
+        ):  # files of makefile() go on after close(), as http.client needs
             if self._relayed:
                 raise OSError(errno.EBADF, "the stream belongs to the socket that as_socket() returned")
             raise OSError(errno.EBADF, "the socket is closed")
@@ -262,14 +264,43 @@ class StreamSocket:
         if self._io_refs:
             raise ValueError("as_socket() takes the whole stream: close the files of makefile() first")
         ours, theirs = socket.socketpair()
+        theirs.settimeout(self._timeout)
+        owner = self._hand_over()
         try:
-            theirs.settimeout(self._timeout)
-            shared_relay().join(ours, self._hand_over())
+            shared_relay().join(ours, owner)
         except BaseException:
             ours.close()
             theirs.close()
+            owner.close()
             raise
         return theirs
+
+    # What the relay needs of a stream (relay.pair.Stream).
+
+    def _attach_relay(self, on_input: Callable[[], None]) -> int:
+        """Watch the session's descriptor; see ``Session.attach_relay``."""
+        raise NotImplementedError
+
+    def _detach_relay(self) -> None:
+        raise NotImplementedError
+
+    @property
+    def _has_unsent(self) -> bool:
+        """Whether ciphertext waits to be sent."""
+        raise NotImplementedError
+
+    @property
+    def _is_blocked(self) -> bool:
+        """Whether it is the connection that takes no more."""
+        raise NotImplementedError
+
+    def _flush_unsent(self) -> bool:
+        """Send what waits; False while another thread is sending; AnyTLSTimeout when no more is taken."""
+        raise NotImplementedError
+
+    def _forget(self) -> None:
+        """In a forked child: the stream is the parent's."""
+        raise NotImplementedError
 
     def _hand_over(self) -> Self:
         """Return a new owner of the stream; this object is as closed from then on."""
@@ -390,8 +421,6 @@ class AnyTLSSocket(StreamSocket):
         self._ended = True
         return owner
 
-    # What the relay needs (relay.pair.Stream).
-
     def _attach_relay(self, on_input: Callable[[], None]) -> int:
         return self._session.attach_relay(on_input)
 
@@ -402,11 +431,15 @@ class AnyTLSSocket(StreamSocket):
     def _has_unsent(self) -> bool:
         return self._session.has_unsent
 
+    @property
+    def _is_blocked(self) -> bool:
+        return self._session.has_unsent
+
     def _flush_unsent(self) -> bool:
         return self._session.flush_unsent()
 
     def _forget(self) -> None:
-        self._ended = True  # in a forked child: the stream is the parent's
+        self._ended = True
 
     def _prove_alive(self, deadline: float | None) -> bool:
         """Whether the session may be trusted with a new request; a silent one must prove its life first.
@@ -504,7 +537,11 @@ class AnyTLSTLSSocket(StreamSocket):
 
     @property
     def _has_unsent(self) -> bool:
-        return bool(self._unsent) or self._inner._has_unsent
+        return bool(self._unsent) or self._engine.has_output or self._inner._has_unsent
+
+    @property
+    def _is_blocked(self) -> bool:
+        return self._inner._is_blocked
 
     def _flush_unsent(self) -> bool:
         if not self._inner._flush_unsent() or not self._writer.acquire(blocking=False):
@@ -571,7 +608,9 @@ class AnyTLSTLSSocket(StreamSocket):
             return 0
         if not self._reader.acquire(blocking=False):
             if self._inner._session.closed:
-                return self._inner._read_into(view, deadline)  # raises; after a fork the reader is in the parent
+                return self._inner._read_into(
+                    view, deadline
+                )  # raises; after a fork the reader is in the parent
             if not self._reader.acquire(timeout=remaining(deadline)):
                 raise AnyTLSTimeout("timed out while another thread was reading")
         try:

@@ -9,6 +9,10 @@ import pytest
 from hypothesis import settings
 
 from tests.leftovers import Snapshot, describe, leftovers
+from tests.support.reliability import ReliabilityTable, ended
+from tests.support.secrets_guard import SecretsGuard
+
+__all__ = ["ended"]
 
 # Examples are not timed: a busy machine would fail them. CI tries the same examples each time, so that
 # a change is not blamed for what an unlucky draw has found; elsewhere new ones are tried.
@@ -17,6 +21,31 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 _FAILED = pytest.StashKey[bool]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--write-reliability", action="store_true", help="write docs/reliability.md from the tests of faults"
+    )
+    parser.addoption("--soak", action="store_true", help="run the tests that are marked soak, too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "fault(what): a line of docs/reliability.md; {param} is filled in")
+    config.addinivalue_line("markers", "soak: takes long; run with --soak only")
+    config.addinivalue_line("markers", "prints_passwords: the test itself logs or prints one, on purpose")
+    config.pluginmanager.register(ReliabilityTable(config), "reliability-table")
+    config.pluginmanager.register(SecretsGuard(), "secrets-guard")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes long, unless it is asked for."""
+    if config.getoption("--soak"):
+        return
+    long = [item for item in items if item.get_closest_marker("soak")]
+    if long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if not item.get_closest_marker("soak")]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,7 +1,8 @@
 """What the user wrote, as frozen and validated values: the ``anytls`` outbound of sing-box.
 
 ``outbound.py`` is the way in. It reads the outbound itself and hands its fields to ``pool.py``, ``dial.py``
-and ``tls.py``, all through the readers of ``fields.py``; ``sources.py`` and ``uri.py`` make dicts of text.
+and ``tls.py``, all through the readers of ``fields.py``; ``detour.py`` and ``dns.py`` follow the tags that it
+names; ``sources.py`` and ``uri.py`` make dicts of text.
 What is known and not supported yet is one table in ``unsupported.py``. Nothing here touches a socket.
 """
 

@@ -146,8 +146,7 @@ def follow_detour(
             try:
                 return _read_upstream(entry, tag, outbounds, dns_servers, (*trail, tag))
             except ConfigError as problem:
-                message = f"detour: outbounds[{position}].{problem}"
-            raise ConfigError(message)
+                raise ConfigError(f"detour: outbounds[{position}].{problem}") from None
     known = ", ".join(show_text(each) for each in tags) or "none"
     raise ConfigError(f"detour: there is no outbound with the tag {show_text(tag)}; the tags are: {known}")
 
@@ -171,7 +170,7 @@ def _read_upstream(
     from .outbound import AnyTLSOutbound
 
     if isinstance(entry, AnyTLSOutbound):
-        return entry.with_outbounds(outbounds, trail)
+        return entry._with_outbounds(outbounds, trail)
     assert isinstance(entry, Mapping)
     kind = entry.get("type")
     if kind == "anytls":

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from collections.abc import Sequence
 
+from .dns import read_resolver
 from .fields import Fields, show_text
 from .hosts import ip_address_text
 from .options import DialOptions
-from .unsupported import not_supported_names, refuse_not_supported
+from .unsupported import refuse_not_supported
 
 __all__ = ["DIAL_NAMES", "read_dial"]
 
@@ -17,12 +19,14 @@ logger = logging.getLogger("anytls_http.config")
 
 DIAL_NAMES = frozenset(
     {
+        "detour",
         "bind_interface",
         "inet4_bind_address",
         "inet6_bind_address",
         "bind_address_no_port",
         "routing_mark",
         "reuse_addr",
+        "netns",
         "connect_timeout",
         "tcp_fast_open",
         "tcp_multi_path",
@@ -45,8 +49,8 @@ _PLATFORMS = {
     "bind_interface": {"linux": "Linux", "darwin": "macOS"},
     "bind_address_no_port": {"linux": "Linux"},
     "routing_mark": {"linux": "Linux"},
+    "netns": {"linux": "Linux"},
 }
-_STRATEGIES = ("prefer_ipv4", "prefer_ipv6", "ipv4_only", "ipv6_only")
 _NETWORK_STRATEGIES = ("default", "hybrid", "fallback")
 _NETWORK_TYPES = ("wifi", "cellular", "ethernet", "other")
 _LONGEST_INTERFACE_NAME = 15
@@ -59,12 +63,16 @@ _MARK = re.compile(
 _MARK_BASES = {"hex": 16, "bin": 2, "oct": 8, "dec": 10}
 
 
-def read_dial(fields: Fields) -> DialOptions:
-    """Return the dial options. Raises ``ConfigError``, also for what this platform can't honour."""
+def read_dial(fields: Fields, dns_servers: Sequence[object] | None = None) -> DialOptions:
+    """Return the dial options. ``dns_servers``: the file's, which ``domain_resolver`` names by tag.
+
+    Raises ``ConfigError``, also for what this platform can't honour.
+    """
     refuse_not_supported(fields)
     _refuse_impossible(fields)
     _read_without_effect(fields)
     default = DialOptions()
+    resolver, domain_strategy = read_resolver(fields, dns_servers)
     options = DialOptions(
         connect_timeout=fields.duration("connect_timeout") or default.connect_timeout,
         fallback_delay=fields.duration("fallback_delay") or default.fallback_delay,
@@ -78,11 +86,16 @@ def read_dial(fields: Fields) -> DialOptions:
         disable_tcp_keep_alive=fields.flag("disable_tcp_keep_alive"),
         tcp_keep_alive=fields.duration("tcp_keep_alive") or default.tcp_keep_alive,
         tcp_keep_alive_interval=fields.duration("tcp_keep_alive_interval") or default.tcp_keep_alive_interval,
-        domain_strategy=_domain_strategy(fields),
+        domain_strategy=domain_strategy,
+        resolver=resolver,
+        netns=_netns(fields),
+        detour=fields.filled_text("detour"),
     )
     for name in _PLATFORMS:
         if getattr(options, name):
             _need_platform(fields, name)
+    if options.detour is not None:
+        _tell_what_detour_ignores(fields)
     return options
 
 
@@ -146,21 +159,14 @@ def _routing_mark(fields: Fields) -> int | None:
     return mark or None
 
 
-def _domain_strategy(fields: Fields) -> str:
-    strategy = fields.choice("domain_strategy", _STRATEGIES)
-    if isinstance(fields.get("domain_resolver"), str):
-        server, of_resolver = fields.text("domain_resolver"), ""
-    else:
-        resolver = fields.group(
-            "domain_resolver", {"server", "strategy", *not_supported_names("domain_resolver")}
-        )
-        if resolver is None:
-            return strategy
-        refuse_not_supported(resolver)
-        server, of_resolver = resolver.text("server"), resolver.choice("strategy", _STRATEGIES)
-        if not server and of_resolver:
-            resolver.fail("server", "is required with a strategy")
-    if server and server != "local":
-        fields.fail("domain_resolver", 'servers other than "local" are not supported yet')
-    # The resolver's own strategy stands before the deprecated field, as in sing-box.
-    return of_resolver or strategy
+def _netns(fields: Fields) -> str | None:
+    netns = fields.filled_text("netns")
+    if netns is not None and "\0" in netns:
+        fields.fail("netns", "takes the name of a network namespace, or a path")
+    return netns
+
+
+def _tell_what_detour_ignores(fields: Fields) -> None:
+    ignored = [name for name in fields.raw if name in DIAL_NAMES and name != "detour" and fields.raw[name]]
+    if ignored:
+        logger.warning("without effect, because detour is set: %s", ", ".join(ignored))

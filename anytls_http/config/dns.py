@@ -96,12 +96,9 @@ def read_resolver(
     if not tag:
         return None, strategy
     try:
-        server = _named(tag, servers, trail)
+        return _named(tag, servers, trail), strategy
     except ConfigError as problem:
-        message = str(problem)
-    else:
-        return server, strategy
-    fields.fail("domain_resolver", message)
+        raise ConfigError(f"{fields.where('domain_resolver')}: {problem}") from None
 
 
 def _named(tag: str, servers: Sequence[object] | None, trail: tuple[str, ...]) -> DNSServer | None:
@@ -115,8 +112,7 @@ def _named(tag: str, servers: Sequence[object] | None, trail: tuple[str, ...]) -
             try:
                 return _read_server(entry, tag, servers, (*trail, tag))
             except ConfigError as problem:
-                message = f"dns.servers[{position}].{problem}"
-            raise ConfigError(message)
+                raise ConfigError(f"dns.servers[{position}].{problem}") from None
     if tag == "local":
         return None
     where = "" if servers else ' ("local" is the system; from_file knows those of the file\'s dns.servers)'

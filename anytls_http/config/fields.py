@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from ..errors import ConfigError
 from .durations import parse_duration
 
-__all__ = ["Fields", "describe_value", "show_text"]
+__all__ = ["Fields", "describe_value", "one_of", "show_text"]
 
 _TAKES_DURATION = 'takes a duration such as "30s", "1h30m" or "100ms"'
 _LONGEST_SHOWN = 60
@@ -165,7 +165,7 @@ class Fields:
         if not value:
             return ""
         if value not in options:
-            self.fail(name, f"got {show_text(value)}, takes {_one_of(options)}")
+            self.fail(name, f"got {show_text(value)}, takes {one_of(options)}")
         return value
 
     def choices(self, name: str, options: Sequence[str]) -> tuple[str, ...]:
@@ -173,7 +173,7 @@ class Fields:
         values = self.texts(name)
         for value in values:
             if value not in options:
-                self.fail(name, f"got {show_text(value)}, takes {_one_of(options)}")
+                self.fail(name, f"got {show_text(value)}, takes {one_of(options)}")
         return values
 
     def group(self, name: str, known: Collection[str]) -> Fields | None:
@@ -224,5 +224,6 @@ class Fields:
         self.fail(shown, "unknown field" + (f', did you mean "{close[0]}"?' if close else ""))
 
 
-def _one_of(options: Sequence[str]) -> str:
+def one_of(options: Sequence[str]) -> str:
+    """Return the words for "one of these"."""
     return "one of " + ", ".join(f'"{option}"' for option in options)

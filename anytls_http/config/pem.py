@@ -1,4 +1,4 @@
-"""PEM texts of the configuration: files that hold them, trusted certificates, and the client's own pair.
+"""PEM texts of the configuration: the files that hold them, and the client's own certificate with its key.
 
 ``ssl`` is imported where it is needed only: most configurations name no certificate, and it is slow to import.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["load_pair", "public_key_sha256", "read_pem_file"]
+__all__ = ["load_pair", "read_pem_file"]
 
 _ENCRYPTED = re.compile(r"-----BEGIN ENCRYPTED PRIVATE KEY-----|^Proc-Type: *4, *ENCRYPTED", re.MULTILINE)
 
@@ -60,27 +60,6 @@ def load_pair(context: ssl.SSLContext, certificate: str, key: str) -> None:
             pass
     # Outside of the except block: nothing of what OpenSSL has read travels along.
     raise ValueError(problem)
-
-
-def public_key_sha256(certificate: bytes) -> bytes:
-    """Return the SHA-256 of a certificate's (DER) public key, as sing-box compares it: of the whole SPKI.
-
-    Raises ``ValueError`` where the certificate or its key is of no known kind.
-    """
-    # Here and not above: few configurations have pins, and it is slow to import.
-    from cryptography import x509
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives import hashes, serialization
-
-    try:
-        key = x509.load_der_x509_certificate(certificate).public_key()
-    except UnsupportedAlgorithm as problem:
-        raise ValueError(str(problem)) from problem
-    digest = hashes.Hash(hashes.SHA256())
-    digest.update(
-        key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    )
-    return digest.finalize()
 
 
 @contextlib.contextmanager

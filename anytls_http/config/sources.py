@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from ..errors import ConfigError
 from .fields import describe_value
 
-__all__ = ["choose_outbound", "merge", "parse_json", "read_text"]
+__all__ = ["choose_outbound", "merge", "parse_json", "read_text", "siblings"]
 
 logger = logging.getLogger("anytls_http.config")
 
@@ -97,10 +97,30 @@ def choose_outbound(document: object, tag: str | None = None) -> tuple[object, s
     if not tagged:
         raise ConfigError('outbounds: there is none of type "anytls"')
     chosen = [found for found in tagged if tag is None or found[1] == tag]
+    if tag is None:
+        # Those that others go through aren't meant where a single one is left.
+        detours = [entry.get("detour") for entry in outbounds if isinstance(entry, Mapping)]
+        chosen = [found for found in tagged if found[1] not in detours] if len(tagged) > 1 else tagged
     if len(chosen) != 1:
         _refuse_choice(tag, [found[1] for found in tagged])
     position, _, outbound = chosen[0]
     return outbound, f"outbounds[{position}]."
+
+
+def siblings(document: object) -> tuple[list[object] | None, list[object] | None]:
+    """Return the ``outbounds`` and the ``dns.servers`` of a document, for what its outbounds name by tag.
+
+    None where it has none, or is a bare outbound. Raises ``ConfigError`` where they are no lists.
+    """
+    if not isinstance(document, Mapping) or "outbounds" not in document:
+        return None, None
+    dns = document.get("dns") or {}
+    if not isinstance(dns, Mapping):
+        raise ConfigError(f"dns: got {describe_value(dns)}, takes an object")
+    servers = dns.get("servers") or []
+    if not isinstance(servers, list | tuple):
+        raise ConfigError(f"dns.servers: got {describe_value(servers)}, takes a list")
+    return list(document["outbounds"]), list(servers)
 
 
 def merge(config: object, overrides: Mapping[str, Any]) -> object:

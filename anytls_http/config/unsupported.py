@@ -23,10 +23,6 @@ def _switched_on(*members: str) -> Callable[[Fields, str], object]:
     return read
 
 
-def _number(fields: Fields, name: str) -> object:
-    return fields.integer(name, 0, 2**32 - 1)
-
-
 #: Path of the field -> how to read it; whatever is read and isn't false or empty is refused.
 NOT_SUPPORTED_YET: dict[str, Callable[[Fields, str], object]] = {
     "domain_resolver.client_subnet": Fields.text,

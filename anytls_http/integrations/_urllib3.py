@@ -67,6 +67,7 @@ class TunnelHTTPConnection(HTTPConnection):
     def __init__(self, *args: Any, tunnel: AnyTLSClient, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._tunnel_client = tunnel
+        self._served = False  # a request before: the session may have died since
         self._body_can_be_sent_again = True
 
     @property
@@ -105,7 +106,7 @@ class TunnelHTTPConnection(HTTPConnection):
 
     def request(self, method: str, url: str, body: Any = None, *args: Any, **kwargs: Any) -> None:
         """Send a request; on a kept-alive connection that was silent for long, only once it has proven its life."""
-        if self.sock is not None:
+        if self._served:
             self._prove_alive(self.sock)
         # urllib3 rewinds files, but a used up generator would go out as an empty body.
         self._body_can_be_sent_again = body is None or isinstance(body, (bytes, str)) or hasattr(body, "tell")
@@ -130,12 +131,18 @@ class TunnelHTTPConnection(HTTPConnection):
             self._raise_connect_error(exc)
         except OSError:
             pass  # it ended otherwise
-        self.close()
+        self.close()  # http.client connects again where there is no socket
         if deadline is not None:
             self.timeout = max(0.0, deadline - time.monotonic())
 
+    def close(self) -> None:
+        """End the connection; the next request makes a new one."""
+        self._served = False
+        super().close()
+
     def getresponse(self) -> Any:
         """Return the response to the request that was sent."""
+        self._served = True
         try:
             return super().getresponse()
         except StreamRefused as exc:

@@ -8,7 +8,7 @@ import selectors
 import socket
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from ..errors import AnyTLSTimeout, DialError
@@ -24,25 +24,36 @@ __all__ = ["connect_tcp"]
 _IN_PROGRESS = {errno.EINPROGRESS, errno.EINTR, getattr(errno, "WSAEWOULDBLOCK", errno.EINPROGRESS)}
 
 
-def connect_tcp(host: str, port: int, options: DialOptions, deadline: float | None) -> socket.socket:
+#: How often ``cancelled`` is asked while a connection is awaited (seconds).
+_CANCEL_INTERVAL = 0.05
+
+
+def connect_tcp(
+    host: str,
+    port: int,
+    options: DialOptions,
+    deadline: float | None,
+    cancelled: Callable[[], bool] | None = None,
+) -> socket.socket:
     """Return a connected, non-blocking TCP socket to a host, with the outbound's socket options set.
 
     The addresses of the host are tried with the families interleaved, the next one ``options.fallback_delay``
     seconds after the last, or at once when one fails. The first that connects wins; the others are closed.
 
     ``deadline`` is absolute ``time.monotonic()`` seconds, or None; ``options.connect_timeout`` (seconds, name
-    lookup included) caps it.
+    lookup included) caps it. ``cancelled``: the caller wants no connection any more, once it returns True.
 
-    Raises AnyTLSTimeout at the deadline, and DialError, with the reason of each address, when all fail.
+    Raises AnyTLSTimeout at the deadline, and DialError, with the reason of each address, when all fail, and
+    when it was cancelled.
     """
     started = time.monotonic()
     limit = started + options.connect_timeout
     if deadline is not None:
         limit = min(limit, deadline)
-    addresses = resolve(host, port, options.domain_strategy, limit)
+    addresses = resolve(host, port, options.domain_strategy, limit, options.resolver)
     race = _Race(addresses, options)
     try:
-        winner = race.run(limit)
+        winner = race.run(limit, cancelled)
     finally:
         race.close()
     if winner is not None:
@@ -73,7 +84,7 @@ class _Race:
             selectors, "PollSelector", selectors.DefaultSelector
         )()
 
-    def run(self, deadline: float) -> socket.socket | None:
+    def run(self, deadline: float, cancelled: Callable[[], bool] | None = None) -> socket.socket | None:
         """Return the first socket that connects, or None: then ``timed_out`` and ``failures`` tell why."""
         next_start = 0.0
         while True:
@@ -94,6 +105,11 @@ class _Race:
             if not under_way:
                 return None
             wake = min(deadline, next_start) if self._waiting else deadline
+            if cancelled is not None:
+                if cancelled():
+                    self.failures.append("cancelled")
+                    return None
+                wake = min(wake, now + _CANCEL_INTERVAL)
             for key, _ in self._selector.select(wake - now):
                 winner = self._finish(key)
                 if winner is not None:

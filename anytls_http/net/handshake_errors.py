@@ -7,9 +7,9 @@ import ssl
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from ..errors import AnyTLSError, CertificateError, DialError
+from ..errors import AnyTLSError, CertificateError, DialError, SessionClosed
 
-__all__ = ["handshake_error", "wrong_name"]
+__all__ = ["handshake_error", "session_error", "wrong_name"]
 
 # X509_V_ERR_* of OpenSSL: `man x509_store_ctx_get_error`.
 _NOT_YET_VALID = 9
@@ -28,6 +28,17 @@ _NO_TLS = {
 _NO_TLS |= {"RECORD_LAYER_FAILURE", "RECORD_TOO_SMALL"}
 _VERSIONS = {"UNSUPPORTED_PROTOCOL", "NO_PROTOCOLS_AVAILABLE", "TLSV1_ALERT_PROTOCOL_VERSION"}
 _ALERT = re.compile(r"(?:SSLV3|TLSV1|TLSV13)_(?:ALERT_)?(\w+)")
+#: Alerts that are about the client's own certificate: no server has another one to complain of.
+_CLIENT_CERTIFICATE = {
+    "NO_CERTIFICATE",
+    "BAD_CERTIFICATE",
+    "UNSUPPORTED_CERTIFICATE",
+    "CERTIFICATE_REVOKED",
+    "CERTIFICATE_EXPIRED",
+    "CERTIFICATE_UNKNOWN",
+    "CERTIFICATE_REQUIRED",
+    "UNKNOWN_CA",
+}
 
 
 class _Presented(NamedTuple):
@@ -49,6 +60,19 @@ def handshake_error(
     if isinstance(exc, ssl.SSLCertVerificationError):
         return CertificateError(_certificate_text(exc, server_name, _presented(ssl_object)))
     return DialError(f"TLS handshake with {server_name} failed: {_handshake_text(exc)}")
+
+
+def session_error(exc: ssl.SSLError) -> AnyTLSError:
+    """Return the error to raise for one of ``ssl`` after the handshake.
+
+    With TLS 1.3 the client's handshake is over before the server has looked at the client's certificate: that
+    it was refused comes with the first read, and the session never worked. That is a DialError, else
+    SessionClosed.
+    """
+    alert = _ALERT.fullmatch(getattr(exc, "reason", None) or "")
+    if alert is not None and alert[1] in _CLIENT_CERTIFICATE:
+        return DialError(_client_certificate_text(alert[1]))
+    return SessionClosed(f"TLS error on the session: {exc.reason or exc}")
 
 
 def wrong_name(server_name: str, names: list[str]) -> CertificateError:
@@ -104,9 +128,18 @@ def _handshake_text(exc: ssl.SSLError) -> str:
     if reason in _VERSIONS:
         return f"no common TLS version, see tls.min_version and tls.max_version ({_words(reason)})"
     alert = _ALERT.fullmatch(reason)
+    if alert is not None and alert[1] in _CLIENT_CERTIFICATE:
+        return _client_certificate_text(alert[1])
     if alert is not None:
         return f"the server refused: {_words(alert[1])}"
     return _words(reason) or exc.strerror or str(exc)
+
+
+def _client_certificate_text(alert: str) -> str:
+    return (
+        "the server wants a client certificate and got none that it accepts, "
+        f"see tls.client_certificate and tls.client_key ({_words(alert)})"
+    )
 
 
 def _words(reason: str) -> str:

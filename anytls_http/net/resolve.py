@@ -12,8 +12,12 @@ import socket
 import threading
 import time
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from ..errors import AnyTLSTimeout, DialError
+from ..errors import AnyTLSError, AnyTLSTimeout, DialError
+
+if TYPE_CHECKING:
+    from ..config.dns import DNSServer
 
 __all__ = ["Address", "SocketAddress", "resolve", "seconds_text"]
 
@@ -26,7 +30,9 @@ _PREFERRED = {"prefer_ipv4": socket.AF_INET, "prefer_ipv6": socket.AF_INET6}
 _ONLY = {"ipv4_only": socket.AF_INET, "ipv6_only": socket.AF_INET6}
 
 
-def resolve(host: str, port: int, strategy: str, deadline: float | None) -> list[Address]:
+def resolve(
+    host: str, port: int, strategy: str, deadline: float | None, server: DNSServer | None = None
+) -> list[Address]:
     """Return the addresses of a host, the ones to be tried first at the front.
 
     ``strategy`` is the outbound's ``domain_strategy``: ``""`` keeps the system's order, ``prefer_ipv4`` and
@@ -34,6 +40,7 @@ def resolve(host: str, port: int, strategy: str, deadline: float | None) -> list
     sing-box it is about names: an IP address as ``host`` is returned whatever its family.
 
     ``deadline`` is absolute ``time.monotonic()`` seconds, or None to wait for as long as the system does.
+    ``server`` is who is asked, None for the system.
 
     Raises AnyTLSTimeout at the deadline, and DialError when the lookup fails or leaves no address.
     """
@@ -44,7 +51,7 @@ def resolve(host: str, port: int, strategy: str, deadline: float | None) -> list
     if deadline is not None and started >= deadline:
         raise AnyTLSTimeout(f'no time left for the name lookup of "{host}"')
     wanted = _ONLY.get(strategy, socket.AF_UNSPEC)
-    lookup = _join_or_start(host, port, wanted)
+    lookup = _join_or_start(host, port, wanted, server)
     if not lookup.done.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
         waited = seconds_text(time.monotonic() - started)
         raise AnyTLSTimeout(f'name lookup of "{host}" timed out after {waited}')
@@ -100,11 +107,22 @@ def _usable(found: Iterable[tuple[socket.AddressFamily, object, object, object, 
     return list(addresses)
 
 
-class _Lookup:
-    """One ``getaddrinfo`` call and what came of it; read the results once ``done`` is set."""
+def _asked(host: str, port: int, family: socket.AddressFamily, server: DNSServer) -> list[Address]:
+    """Return what a DNS server of the configuration says."""
+    try:
+        from .dns import look_up
+    except ImportError as exc:
+        raise DialError(f"domain_resolver needs dnspython: pip install 'anytls_http[dns]' ({exc})") from exc
+    families = [socket.AF_INET6, socket.AF_INET] if family == socket.AF_UNSPEC else [family]
+    found = [_ip_literal(address, port) for address in look_up(host, families, server)]
+    return list(filter(None, found))
 
-    def __init__(self, host: str, port: int, family: socket.AddressFamily) -> None:
-        self.key = (host, port, family)
+
+class _Lookup:
+    """One lookup (``getaddrinfo``, or at a DNS server) and what came of it; read the results once ``done`` is set."""
+
+    def __init__(self, host: str, port: int, family: socket.AddressFamily, server: DNSServer | None) -> None:
+        self.key = (host, port, family, server)
         self.done = threading.Event()
         self.addresses: list[Address] = []
         self.failure: str | None = None
@@ -118,12 +136,17 @@ class _Lookup:
             self.run()
 
     def run(self) -> None:
-        host, port, family = self.key
+        host, port, family, server = self.key
         failure: str | None = "the lookup was interrupted"
         addresses: list[Address] = []
         try:
-            addresses = _usable(socket.getaddrinfo(host, port, family, socket.SOCK_STREAM))
+            if server is None:
+                addresses = _usable(socket.getaddrinfo(host, port, family, socket.SOCK_STREAM))
+            else:
+                addresses = _asked(host, port, family, server)
             failure = None
+        except AnyTLSError as exc:
+            failure = str(exc)
         except (OSError, ValueError, OverflowError) as exc:
             # ValueError: the name can't be written in IDNA (an empty or too long label), or holds a NUL.
             failure = (exc.strerror if isinstance(exc, OSError) else None) or str(exc)
@@ -143,11 +166,11 @@ class _Lookup:
 
 _lock = threading.Lock()
 #: Lookups that still run. Whoever asks for the same name joins: a resolver that hangs costs one thread.
-_in_flight: dict[tuple[str, int, socket.AddressFamily], _Lookup] = {}
+_in_flight: dict[tuple[str, int, socket.AddressFamily, DNSServer | None], _Lookup] = {}
 
 
-def _join_or_start(host: str, port: int, family: socket.AddressFamily) -> _Lookup:
-    lookup = _Lookup(host, port, family)
+def _join_or_start(host: str, port: int, family: socket.AddressFamily, server: DNSServer | None) -> _Lookup:
+    lookup = _Lookup(host, port, family, server)
     with _lock:
         running = _in_flight.setdefault(lookup.key, lookup)
     if running is lookup:

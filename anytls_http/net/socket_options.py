@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ..errors import DialError
+from .namespaces import socket_inside
 
 if TYPE_CHECKING:
     from ..config import DialOptions
@@ -70,15 +71,26 @@ def os_error_text(exc: OSError) -> str:
 
 
 def _new_socket(family: socket.AddressFamily, options: DialOptions) -> tuple[socket.socket, bool]:
+    """Return a socket, and whether it is a multi-path one."""
+
+    def make(protocol: int) -> socket.socket:
+        if options.netns is None:
+            return socket.socket(family, socket.SOCK_STREAM, protocol)
+        return socket_inside(options.netns, lambda: socket.socket(family, socket.SOCK_STREAM, protocol))
+
     if options.tcp_multi_path:
         try:
-            return socket.socket(family, socket.SOCK_STREAM, _IPPROTO_MPTCP), True
+            return make(_IPPROTO_MPTCP), True
+        except DialError:
+            raise
         except OSError as exc:
             # No such protocol in this kernel, or switched off by sysctl: plain TCP, as sing-box does.
             if exc.errno in (errno.EMFILE, errno.ENFILE):
                 raise DialError(os_error_text(exc)) from exc
     try:
-        return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP), False
+        return make(socket.IPPROTO_TCP), False
+    except DialError:
+        raise
     except OSError as exc:
         raise DialError(os_error_text(exc)) from exc
 

@@ -15,9 +15,12 @@ import sys
 import time
 from collections.abc import Iterable
 
-from anytls_http.errors import AnyTLSTimeout, SessionClosed
+from anytls_http.errors import AnyTLSTimeout, DialError, SessionClosed
 
+from .acknowledged import wait_acknowledged
+from .client_hello import Fragmentation
 from .contexts import TLSContexts, handshake_error
+from .handshake_errors import session_error
 from .scratch import CIPHERTEXT, scratch
 from .tls_engine import TLSEngine
 from .waiting import AT_ONCE, ReadWaiter, wait_writable
@@ -40,7 +43,7 @@ class TLSConnection:
         self._input = ReadWaiter(self._fd)
         self._eager = False
         self._unsent: memoryview | None = None
-        self.engine = TLSEngine(context, server_hostname, _session_failure)
+        self.engine = TLSEngine(context, server_hostname, session_error)
         self.local_address = _address_or_none(sock.getsockname)
         self.peer_address = _address_or_none(sock.getpeername)
 
@@ -55,9 +58,14 @@ class TLSConnection:
         Raises :class:`CertificateError`, :class:`DialError`, or :class:`AnyTLSTimeout` at ``deadline``.
         """
         engine = self.engine
+        fragmentation = contexts.fragmentation
         try:
             while not engine.handshake():
-                self._send(engine.take_output(), deadline)
+                output = engine.take_output()
+                if fragmentation is None:
+                    self._send(output, deadline)
+                else:
+                    self._send_in_pieces(output, fragmentation, deadline)
                 if not self.receive(deadline):
                     engine.feed_end()
             contexts.verify_peer(engine.ssl_object)
@@ -65,6 +73,15 @@ class TLSConnection:
             with contextlib.suppress(AnyTLSTimeout, SessionClosed):
                 self._send(engine.take_output(), AT_ONCE)  # the alert that tells the server why
             raise handshake_error(exc, server_name, engine.ssl_object) from exc
+        except SessionClosed as exc:
+            raise DialError(f"TLS handshake with {server_name} failed: {exc}") from exc
+
+    def _send_in_pieces(self, data: bytes, fragmentation: Fragmentation, deadline: float | None) -> None:
+        """Send, where there is a ClientHello in ``data``, each piece of it in a TCP segment of its own."""
+        for number, piece in enumerate(fragmentation.pieces(data)):
+            if number:
+                wait_acknowledged(self._fd, self._input, fragmentation.fallback_delay, deadline)
+            self._send(piece, deadline)
 
     def receive(self, deadline: float | None) -> int:
         """Wait for ciphertext and give it to the engine; return its size, 0 at the end of the stream.
@@ -214,10 +231,6 @@ def _address_or_none(ask: object) -> tuple[object, ...] | None:
         return ask()  # type: ignore[operator, no-any-return]
     except OSError:
         return None
-
-
-def _session_failure(exc: ssl.SSLError) -> SessionClosed:
-    return SessionClosed(f"TLS error on the session: {exc.reason or exc}")
 
 
 def _words(exc: BaseException) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import time
 
 from anytls_http._version import __version__
-from anytls_http.errors import AnyTLSError, AnyTLSTimeout, ClientClosed
+from anytls_http.errors import AnyTLSError, AnyTLSTimeout, ClientClosed, DialError
 from anytls_http.net.dial import connect_tcp
 from anytls_http.net.tls import TLSConnection
 from anytls_http.net.waiting import deadline_after, earlier
@@ -34,10 +35,23 @@ def dial(state: PoolState, created_for: str, deadline: float | None) -> Session:
         raise
 
 
+def _connect(state: PoolState, deadline: float | None) -> socket.socket:
+    """Return a connected socket to the server: by TCP, or by the way that ``detour`` is."""
+    server, port, dial = state.outbound.server, state.outbound.server_port, state.outbound.dial
+    if state.connect is None:
+        return connect_tcp(server, port, dial, deadline, lambda: state.closed)
+    return state.connect(server, port, deadline, lambda: state.closed)
+
+
 def _dial(state: PoolState, created_for: str, deadline: float | None) -> Session:
     outbound = state.outbound
     started = time.monotonic()
-    sock = connect_tcp(outbound.server, outbound.server_port, outbound.dial, deadline)
+    try:
+        sock = _connect(state, deadline)
+    except DialError:
+        if state.closed:
+            raise ClientClosed("the client was closed") from None
+        raise
     connected = time.monotonic()
     tls: TLSConnection | None = None
     try:

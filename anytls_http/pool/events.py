@@ -53,14 +53,17 @@ class EventDispatcher:
 
     def __init__(self, hooks: EventHooks | None) -> None:
         self._hooks: dict[str, tuple[Callable[[Event], object], ...]] = {}
-        for name, callables in (hooks or {}).items():
+        if hooks is None:
+            return
+        if not isinstance(hooks, Mapping):
+            raise ConfigError("event_hooks: takes a dict of names to lists of callables")
+        for name, callables in hooks.items():
             if name not in EVENT_NAMES:
                 raise ConfigError(f"event_hooks: got {name!r}, takes {', '.join(EVENT_NAMES)}")
-            if callable(callables) or isinstance(callables, str):
+            listed = tuple(callables) if isinstance(callables, Iterable) else (None,)
+            if not all(callable(hook) for hook in listed):
                 raise ConfigError(f"event_hooks[{name!r}]: takes a list of callables")
-            self._hooks[name] = tuple(callables)
-            if not all(callable(hook) for hook in self._hooks[name]):
-                raise ConfigError(f"event_hooks[{name!r}]: takes a list of callables")
+            self._hooks[name] = listed
 
     def wants(self, name: str) -> bool:
         """Whether anybody listens to this event; saves making it."""

@@ -26,6 +26,9 @@ from .watcher import Watcher
 
 logger = logging.getLogger("anytls_http.pool")
 
+#: How long a stream's FIN may wait for the next stream on its session (seconds).
+FIN_PATIENCE = 0.01
+
 #: Refill dials at a time; more wait for a free place.
 MAX_DIALS = 8
 
@@ -42,7 +45,7 @@ class Maintenance:
         self._state = state
         self._start_dial = start_dial or start_refill_dial
         self._next_check = state.clock() + state.options.idle_session_check_interval
-        self._waiting_dials = 0
+        self._next_fins = 0.0
         self._counter = itertools.count()
         self._heap: list[tuple[float, int, Session, Callable[[Session, float], None]]] = []
 
@@ -51,6 +54,8 @@ class Maintenance:
         due = self._next_check
         if self._heap:
             due = min(due, self._heap[0][0])
+        if self._next_fins:
+            due = min(due, self._next_fins)
         state = self._state
         with state.lock:
             missing = state.warm_target - len(state.idle) - state.dialing
@@ -71,6 +76,7 @@ class Maintenance:
             if state.options.heartbeat is not None:
                 # Spread by jitter: sessions made together must not beat together.
                 self._at(now + state.options.heartbeat * state.rng.uniform(0.5, 1.0), session, self._beat)
+        self._send_held_fins(now)
         while self._heap and self._heap[0][0] <= now:
             _, _, session, act = heapq.heappop(self._heap)
             if not session.closed:
@@ -101,6 +107,19 @@ class Maintenance:
             return
         session.look()
 
+    def _send_held_fins(self, now: float) -> None:
+        """A FIN waits for the next stream on its session, but a few milliseconds only."""
+        state = self._state
+        if not state.fins_tick or now < self._next_fins:
+            return
+        if self._next_fins:
+            # Under traffic it goes on ticking: waking this thread for each FIN would cost more than it saves.
+            state.fins_tick = bool(state.held_fins)
+            while state.held_fins:
+                self._guarded(Session.send_held_fin, state.held_fins.popleft())
+            state.fins_tick = state.fins_tick or bool(state.held_fins)
+        self._next_fins = now + FIN_PATIENCE if state.fins_tick else 0.0
+
     # -- heartbeats ------------------------------------------------------------------------------------
 
     def _at(self, due: float, session: Session, act: Callable[[Session, float], None]) -> None:
@@ -120,6 +139,10 @@ class Maintenance:
     def _judge(self, session: Session, now: float) -> None:
         """No frame within 3 s of a HeartRequest means dead, unless the server may rightly be mute."""
         if session.heart_sent_at is None:
+            return
+        verdict_at = session.heart_sent_at + rules.HEARTBEAT_TIMEOUT
+        if now < verdict_at:  # this one was answered, and the next is under way
+            self._at(verdict_at, session, self._judge)
             return
         session.look()
         if session.heart_sent_at is None or session.closed:

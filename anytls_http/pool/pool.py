@@ -16,7 +16,7 @@ from . import maintenance
 from .dialer import dial
 from .events import EventHooks
 from .session import Session
-from .state import PoolState
+from .state import Connect, PoolState
 from .stats import PoolStats
 
 logger = logging.getLogger("anytls_http.pool")
@@ -28,8 +28,13 @@ CLOSE_PATIENCE = 1.0
 class Pool:
     """The sessions of one client. Nothing is dialled, and no thread started, before the first use."""
 
-    def __init__(self, outbound: AnyTLSOutbound, event_hooks: EventHooks | None = None) -> None:
-        self.state = PoolState(outbound, event_hooks)
+    def __init__(
+        self,
+        outbound: AnyTLSOutbound,
+        event_hooks: EventHooks | None = None,
+        connect: Connect | None = None,
+    ) -> None:
+        self.state = PoolState(outbound, event_hooks, connect=connect)
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._started = False

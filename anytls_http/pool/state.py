@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("anytls_http.pool")
 
-#: A warm session that the server ends within so many seconds, without one frame, counts as a failed dial.
+#: Connects to (host, port) by a deadline, unless the last argument says that nobody wants it any more.
+Connect = Callable[[str, int, float | None, Callable[[], bool]], socket.socket]
+
+#: A warm session that the server ends within so many seconds, unused, counts as a failed dial.
 SHORT_LIFE = 10.0
 
 
@@ -49,10 +52,12 @@ class PoolState:
         outbound: AnyTLSOutbound,
         event_hooks: EventHooks | None = None,
         *,
+        connect: Connect | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
         self.outbound = outbound
+        self.connect = connect  #: None: by TCP, with the outbound's dial fields
         self.options = outbound.pool
         self.clock = clock
         self.rng = rng or random.Random()
@@ -89,6 +94,8 @@ class PoolState:
         # Filled by any thread, emptied by the maintenance thread.
         self.abandoned: deque[Callable[[], None]] = deque()
         self.newcomers: deque[Session] = deque()
+        self.held_fins: deque[Session] = deque()
+        self.fins_tick = False  #: the maintenance thread looks after them, soon and again
         self.watcher: Watcher | None = None
         self._wake: socket.socket | None = None
 
@@ -186,20 +193,25 @@ class PoolState:
         """Put a session without open stream back; by the age rule it may be closed instead."""
         now = self.clock()
         with self.lock:
+            watcher = self.watcher
             expired = rules.returning_is_closed(now, session, len(self.idle), self.options)
             if not (self.closed or expired or session.closed):
                 session.idle_since = now
                 bisect.insort(self.idle, session, key=_sequence)
-                watcher = self.watcher
                 self.changed.notify_all()
-                if watcher is None:
-                    return
         if self.closed:
             session.close("client_closed")
         elif expired:
             session.close("max_age")
-        elif not session.closed and watcher is not None:
+        elif watcher is None:
+            session.send_held_fin()
+        elif not session.closed:
             watcher.watch(session)
+            if session.has_held_fin:
+                self.held_fins.append(session)
+                if not self.fins_tick:
+                    self.fins_tick = True
+                    self.wake_maintenance()
 
     def session_ended(self, session: Session, reason: str) -> None:
         """Forget a session that was closed; it says so once."""
@@ -216,8 +228,9 @@ class PoolState:
             life = now - session.created_at
             if session.frames_received:
                 self.frame_received = True
-                self.failures = 0
-            elif reason in ("peer", "alert", "error") and life < SHORT_LIFE:
+            if life >= SHORT_LIFE or session.streams_opened:
+                self.failures = 0  # it was of use
+            elif reason in ("peer", "alert", "error"):
                 # A server that accepts and closes at once must not cause a dial loop.
                 self.note_failure(now)
                 self.last_error = session.error
@@ -262,6 +275,8 @@ class PoolState:
         self._handshaking.clear()
         self.abandoned.clear()
         self.newcomers.clear()
+        self.held_fins.clear()
+        self.fins_tick = False
         self.warm_target = self.options.ensure_idle_session
         self.dialing = self.dials_wanted = self.dial_threads = 0
         self.created_this_cycle = self.failures = 0

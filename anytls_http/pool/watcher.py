@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from .session import Session
 
 
+#: Pollers take a limited number of milliseconds; waking once a day costs nothing (seconds).
+LONGEST_WAIT = 86400.0
+
+
 class Watcher:
     """The descriptors of the idle sessions, and one to wake who waits.
 
@@ -61,7 +65,7 @@ class Watcher:
 
     def wait(self, timeout: float | None) -> list[Session]:
         """Wait until something arrives, somebody wakes, or for ``timeout`` seconds; return the sessions with input."""
-        ready = self._poller.wait(timeout)
+        ready = self._poller.wait(LONGEST_WAIT if timeout is None else min(timeout, LONGEST_WAIT))
         if self._wake_fd in ready:
             with contextlib.suppress(BlockingIOError):
                 while self._wake_reader.recv(4096):
@@ -100,10 +104,9 @@ class _Epoll:
     def remove(self, fd: int) -> None:
         self._epoll.unregister(fd)
 
-    def wait(self, timeout: float | None) -> list[int]:
+    def wait(self, timeout: float) -> list[int]:
         # Milliseconds are rounded up: else a due time is met early, and the thread spins until it is.
-        timeout = -1 if timeout is None else math.ceil(timeout * 1000) / 1000
-        return [fd for fd, _ in self._epoll.poll(timeout)]
+        return [fd for fd, _ in self._epoll.poll(math.ceil(timeout * 1000) / 1000)]
 
     def close(self) -> None:
         self._epoll.close()
@@ -129,7 +132,7 @@ class _Selector:
         with contextlib.suppress(OSError):
             self._wake.send(b"\0")
 
-    def wait(self, timeout: float | None) -> list[int]:
+    def wait(self, timeout: float) -> list[int]:
         while self._changes:
             wanted, fd = self._changes.popleft()
             with contextlib.suppress(KeyError, ValueError, OSError):
@@ -137,7 +140,11 @@ class _Selector:
                     self._selector.register(fd, selectors.EVENT_READ)
                 else:
                     self._selector.unregister(fd)
-        return [key.fd for key, _ in self._selector.select(timeout)]
+        try:
+            return [key.fd for key, _ in self._selector.select(timeout)]
+        except (OSError, ValueError):
+            # select() alone takes offence at a descriptor closed meanwhile; its removal is queued already.
+            return []
 
     def close(self) -> None:
         self.closed = True

@@ -73,6 +73,7 @@ class ClientSession:
         "_digest",
         "_have",
         "_header",
+        "_held_fin",
         "_need",
         "_next_stream_id",
         "_packet",
@@ -101,6 +102,7 @@ class ClientSession:
         self._settings_sent = False
         self._next_stream_id = 1
         self._address = b""
+        self._held_fin = b""
 
         #: Id of the stream that is open or held, 0 when there is none.
         self.stream_id = 0
@@ -172,6 +174,8 @@ class ClientSession:
             if self._packet < self._scheme.stop:
                 records = self._as_packet(opening)
                 opening = b""
+        if self._held_fin:
+            opening, self._held_fin = self._held_fin + opening, b""
         stream_id = self.stream_id
         size = len(data)
         if size <= MAX_DATA:
@@ -188,8 +192,12 @@ class ClientSession:
             records += self._as_packet(packet)
         return records
 
-    def end_stream(self) -> list[Piece]:
-        """Forget the stream; return the records of its FIN, nothing where the server needs none."""
+    def end_stream(self, hold_fin: bool = False) -> list[Piece]:
+        """Forget the stream; return the records of its FIN, nothing where the server needs none.
+
+        ``hold_fin``: the FIN may wait, and leaves with the next packet or by :meth:`held_fin`. Only once the
+        padding is over: before that each packet's number counts.
+        """
         stream_id = self.stream_id
         is_open_there = self.syn_sent and not self.peer_closed and self.refusal is None
         self.stream_id = 0
@@ -198,7 +206,22 @@ class ClientSession:
         self.refusal = None
         if self.payload_left:
             self.skip_left, self.payload_left = self.payload_left, 0
-        return self._as_packet(encode_frame(Command.FIN, stream_id)) if is_open_there else []
+        if not is_open_there:
+            return []
+        fin = encode_frame(Command.FIN, stream_id)
+        if hold_fin and self.padding_is_over:
+            self._held_fin += fin
+            return []
+        return self._as_packet(fin)
+
+    @property
+    def has_held_fin(self) -> bool:
+        """Whether a FIN waits for the next packet."""
+        return bool(self._held_fin)
+
+    def held_fin(self) -> list[Piece]:
+        """Return the record of a FIN that was held, nothing where there is none."""
+        return self._as_packet(b"") if self._held_fin else []
 
     def heart_request(self) -> list[Piece]:
         """Return the records of a HeartRequest; Settings go first where they weren't sent yet."""
@@ -238,6 +261,8 @@ class ClientSession:
         number = self._packet
         self._packet = number + 1
         if number >= self._scheme.stop:
+            if self._held_fin:
+                packet, self._held_fin = self._held_fin + packet, b""
             return [packet]
         return list(self._scheme.split(number, packet, self._rng))
 

@@ -52,6 +52,7 @@ class FakeSession:
     #: Whether it may rightly give no answer.
     mute: bool = False
     looks: int = 0
+    has_held_fin: bool = False
     on_look: Callable[[FakeSession], None] | None = None
 
     def __post_init__(self) -> None:
@@ -72,6 +73,9 @@ class FakeSession:
         if self.heart_sent_at is None and not self.answers:
             self.heart_sent_at = now
         return True
+
+    def send_held_fin(self) -> None:
+        self.has_held_fin = False
 
     def may_be_mute(self) -> bool:
         return self.mute
@@ -110,9 +114,11 @@ class FakeWake:
 
     def __init__(self) -> None:
         self.count = 0
+        self.pending = False
 
     def send(self, data: bytes) -> int:
         self.count += 1
+        self.pending = True
         return len(data)
 
 
@@ -179,14 +185,15 @@ class FakePool:
     def run(self, ready: list[FakeSession] | None = None) -> int:
         """Run what is due now; return how many dials that began."""
         before = len(self.dials)
+        self.wake.pending = False
         self.maintenance.run_due(cast("list[Session]", ready or []))
         return len(self.dials) - before
 
     def run_until(self, until: float) -> int:
-        """Let time pass as the maintenance thread sees it: it wakes when something is due, and only then."""
+        """Let time pass as the maintenance thread sees it: it looks when it is woken or something is due."""
         begun = 0
         for _ in range(100_000):
-            due = self.maintenance.next_due()
+            due = self.clock.now if self.wake.pending else self.maintenance.next_due()
             if due > until:
                 self.clock.now = until
                 return begun

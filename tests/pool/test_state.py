@@ -199,6 +199,7 @@ def test_a_drop_below_the_warm_target_wakes_the_maintenance_thread() -> None:
     """Protocol: "session closed by the peer: event, refill by the same rule as any drop"."""
     pool = FakePool(ensure_idle_session=2)
     sessions = pool.add_idle(2, frames_received=1)
+    pool.clock.now += 60
     count = pool.wake.count
     sessions[0].close("peer")
     assert pool.wake.count > count

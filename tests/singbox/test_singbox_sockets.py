@@ -124,10 +124,12 @@ class TestStreams:
     @pytest.mark.parametrize("wait_open", [False, True])
     def test_a_refused_target(self, client: AnyTLSClient, site: Site, wait_open: bool) -> None:
         port = free_port()
-        with pytest.raises(StreamRefused, match=rf"127\.0\.0\.1:{port}.*connection refused"):
-            with client.create_connection(("127.0.0.1", port), timeout=5, wait_open=wait_open) as sock:
-                sock.sendall(b"user data")
-                sock.recv(1)
+        with (
+            pytest.raises(StreamRefused, match=rf"127\.0\.0\.1:{port}.*connection refused"),
+            client.create_connection(("127.0.0.1", port), timeout=5, wait_open=wait_open) as sock,
+        ):
+            sock.sendall(b"user data")
+            sock.recv(1)
         with client.create_connection(address_of(site), timeout=5) as sock:
             assert get(sock).endswith(GREETING)
         assert client.stats().created["demand"] == 1
@@ -146,7 +148,9 @@ class TestStreams:
             assert get(sock).endswith(GREETING)
             assert sock.getpeername() == ("::1", site.port)
 
-    def test_a_name_is_resolved_by_the_server(self, client: AnyTLSClient, server: SingBoxServer, site: Site) -> None:
+    def test_a_name_is_resolved_by_the_server(
+        self, client: AnyTLSClient, server: SingBoxServer, site: Site
+    ) -> None:
         with client.create_connection(("localhost", site.port), timeout=5) as sock:
             assert get(sock).endswith(GREETING)
         server.wait_for_log(f"inbound connection to localhost:{site.port}")
@@ -196,7 +200,9 @@ class TestLongTransfers:
             sock: Any = stack.enter_context(client.create_connection(address_of(origin), timeout=20))
             if tls:
                 sock = stack.enter_context(sock.start_tls(tls_site.ssl_context(), "localhost"))
-            sock.sendall(f"GET /bytes/{LONG} HTTP/1.1\r\nHost: site.test\r\nConnection: close\r\n\r\n".encode())
+            sock.sendall(
+                f"GET /bytes/{LONG} HTTP/1.1\r\nHost: site.test\r\nConnection: close\r\n\r\n".encode()
+            )
             head = b""
             while b"\r\n\r\n" not in head:
                 head += sock.recv(1000)
@@ -256,10 +262,12 @@ class TestHTTPClient:
 class TestPassword:
     def test_wrong(self, server: SingBoxServer, site: Site) -> None:
         with AnyTLSClient(server.outbound(password="wrong")) as client:
-            with client.create_connection(address_of(site), timeout=5) as sock:
-                with pytest.raises(AuthenticationError, match="wrong password"):
-                    sock.sendall(b"user data")
-                    sock.recv(1)
+            with (
+                client.create_connection(address_of(site), timeout=5) as sock,
+                pytest.raises(AuthenticationError, match="wrong password"),
+            ):
+                sock.sendall(b"user data")
+                sock.recv(1)
             with pytest.raises(AuthenticationError):
                 client.create_connection(address_of(site), timeout=5, wait_open=True)
             assert client.stats().idle == 0
@@ -387,7 +395,9 @@ def test_tls_to_the_target_is_end_to_end(client: AnyTLSClient, tls_site: Site) -
         assert isinstance(plain, AnyTLSSocket)
         with pytest.raises(ssl.SSLCertVerificationError):
             plain.start_tls(ssl.create_default_context(), "localhost")
-    with client.create_connection(address_of(tls_site), timeout=5) as plain:
-        with plain.start_tls(tls_site.ssl_context(["http/1.1"]), "localhost") as sock:
-            assert sock.selected_alpn_protocol() == "http/1.1"
-            assert get(sock).endswith(GREETING)
+    with (
+        client.create_connection(address_of(tls_site), timeout=5) as plain,
+        plain.start_tls(tls_site.ssl_context(["http/1.1"]), "localhost") as sock,
+    ):
+        assert sock.selected_alpn_protocol() == "http/1.1"
+        assert get(sock).endswith(GREETING)

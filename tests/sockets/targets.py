@@ -26,7 +26,9 @@ class Target:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for sock in self._accepted:
             sock.close()
         self._listener.close()
@@ -37,6 +39,30 @@ class Target:
         sock.settimeout(5)
         self._accepted.append(sock)
         return sock
+
+
+class FullBacklog:
+    """A port of loopback on which TCP's handshake gets no answer: nobody accepts, and the queue is full."""
+
+    def __init__(self) -> None:
+        self._socks = [socket.socket()]
+        self._socks[0].bind(("127.0.0.1", 0))
+        self._socks[0].listen(0)
+
+    def __enter__(self) -> int:
+        address = self._socks[0].getsockname()
+        for _ in range(4):
+            sock = socket.socket()
+            self._socks.append(sock)
+            sock.setblocking(False)
+            sock.connect_ex(address)
+        time.sleep(0.02)
+        port: int = address[1]
+        return port
+
+    def __exit__(self, *exc_info: object) -> None:
+        for sock in self._socks:
+            sock.close()
 
 
 class Background:
@@ -108,10 +134,10 @@ def read_all(sock: Any) -> bytes:
 
 def read_exactly(sock: Any, size: int) -> bytes:
     """Read ``size`` bytes, or less at the end of the stream."""
-    data = b""
-    while len(data) < size and (piece := sock.recv(size - len(data))):
+    data = bytearray()
+    while len(data) < size and (piece := sock.recv(min(1 << 20, size - len(data)))):
         data += piece
-    return data
+    return bytes(data)
 
 
 def get(sock: Any, path: str = "/", close: bool = True) -> bytes:

@@ -1,4 +1,4 @@
-"""The end of clients, sockets and processes: everybody blocked is woken, nothing is left, nothing foreign is touched."""
+"""The end of clients, sockets and processes: who is blocked is woken, nothing is left, nothing foreign is touched."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import contextlib
 import gc
 import os
 import pickle
+import signal
+import sys
 import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from anytls_http import AnyTLSClient, ClientClosed, SessionClosed
 from anytls_http.testing import AnyTLSServer, Site
 from anytls_http.testing.site import GREETING
-from tests.sockets.targets import Background, Target, get, soon, takes
+from tests.sockets.targets import Background, FullBacklog, Target, get, soon, takes
 
 
 class TestCloseOfTheClient:
@@ -75,6 +77,25 @@ class TestCloseOfTheClient:
             client.close()
             assert isinstance(dialler.error(), ClientClosed)
 
+    def test_wakes_those_who_wait_for_tcp(self, server: AnyTLSServer) -> None:
+        with FullBacklog() as port:
+            client = AnyTLSClient(server.outbound(server_port=port, ensure_idle_session=2))
+            dialler = Background(client.create_connection, ("target.test", 80), timeout=None)
+            waiter = Background(client.wait_ready, 2)
+            time.sleep(0.05)
+            with takes(0, 0.5):
+                client.close()
+                assert isinstance(dialler.error(), ClientClosed)
+                assert isinstance(waiter.error(), ClientClosed)
+
+    def test_from_the_maintenance_thread(self, server: AnyTLSServer, target: Target) -> None:
+        client = AnyTLSClient(server.outbound(), event_hooks={"alert": [lambda event: client.close()]})
+        client.create_connection(target.address, timeout=5, wait_open=True).close()
+        server.alert("end it all")
+        soon(lambda: repr(client).endswith("closed>"))
+        soon(lambda: maintenance_threads() == [])
+        client.close()
+
     def test_leaves_numbers_behind(self, client: AnyTLSClient, server: AnyTLSServer, target: Target) -> None:
         client.wait_ready(2, timeout=5)
         sock = client.create_connection(target.address, timeout=5)
@@ -112,15 +133,48 @@ class TestCloseOfASocket:
             again.sendall(b"y")
             assert target.accept().recv(1) == b"y"
 
+    def test_while_another_thread_uses_the_session_next(
+        self, client: AnyTLSClient, server: AnyTLSServer, site: Site
+    ) -> None:
+        # A reader that comes late, with its socket closed and the session in other hands, disturbs nobody.
+        address = ("127.0.0.1", site.port)
+        for _ in range(30):
+            sock = client.create_connection(address, timeout=5)
+            sock.sendall(b"GET /slow?seconds=9 HTTP/1.1\r\nHost: site.test\r\n\r\n")
+            late = Background(sock.recv, 10)
+            sock.close()
+            with client.create_connection(address, timeout=5) as other:
+                assert get(other).endswith(GREETING)
+            assert isinstance(late.error(), OSError)
+
+    def test_an_interrupted_reader_drops_the_session(
+        self, client: AnyTLSClient, site: Site, target: Target
+    ) -> None:
+        # Ctrl-C may have come between a read and its bookkeeping.
+        sock = client.create_connection(target.address, timeout=10)
+        sock.sendall(b"x")
+        before = signal.signal(signal.SIGALRM, interrupt)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            with takes(0.05, 1), pytest.raises(Interrupted):
+                sock.recv(1)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        sock.close()
+        assert client.stats().closed["error"] == 1
+        with client.create_connection(("127.0.0.1", site.port), timeout=5) as other:
+            assert get(other).endswith(GREETING)
+
     def test_a_dropped_socket_gives_its_session_back(
         self, client: AnyTLSClient, server: AnyTLSServer, target: Target
     ) -> None:
         sock = client.create_connection(target.address, timeout=5)
         sock.sendall(b"x")
         far = target.accept()
+        socks = [sock]
+        del sock
         with pytest.warns(ResourceWarning, match="unclosed <AnyTLSSocket"):
-            del sock
-            gc.collect()
+            socks.clear()
         assert far.recv(10) == b"x"
         assert far.recv(10) == b""
         soon(lambda: client.stats().idle == 1)
@@ -151,10 +205,16 @@ class TestCloseOfASocket:
         assert client.stats().closed["client_closed"] == 1
 
 
-@contextlib.contextmanager
-def unraisable_ignored() -> object:
-    import sys
+class Interrupted(BaseException):
+    """As KeyboardInterrupt, which would end the test run."""
 
+
+def interrupt(number: int, frame: object) -> None:
+    raise Interrupted
+
+
+@contextlib.contextmanager
+def unraisable_ignored() -> Iterator[None]:
     before, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
     try:
         yield

@@ -17,7 +17,8 @@ from anytls_http import (
     DialError,
 )
 from anytls_http.testing import AnyTLSServer, Site, make_certificate
-from tests.sockets.targets import Background, Target, soon, takes
+from anytls_http.testing.site import GREETING
+from tests.sockets.targets import Background, FullBacklog, Target, get, soon, takes
 
 TARGET = ("target.test", 80)
 
@@ -49,6 +50,16 @@ class TestCertificates:
                 assert server.unauthenticated_bytes == 0
                 assert client.stats().total == 0
 
+    @pytest.mark.parametrize("version", ["1.2", "1.3"])
+    def test_tls_versions(self, server: AnyTLSServer, site: Site, version: str) -> None:
+        tls = {"min_version": version, "max_version": version}
+        with (
+            AnyTLSClient(server.outbound(tls=tls)) as client,
+            client.create_connection(("127.0.0.1", site.port), timeout=5) as sock,
+        ):
+            assert get(sock).endswith(GREETING)
+        assert server.sessions[0].tls_version == f"TLSv{version}"
+
     def test_a_trusted_one(self, server: AnyTLSServer) -> None:
         with AnyTLSClient(server.outbound()) as client:
             client.wait_ready(1, timeout=5)
@@ -59,9 +70,12 @@ class TestCertificates:
 class TestUnreachable:
     def test_a_closed_port(self, server: AnyTLSServer) -> None:
         port = closed_port()
-        with AnyTLSClient(server.outbound(server_port=port)) as client:
-            with takes(0, 1), pytest.raises(DialError, match=rf"127\.0\.0\.1:{port}.*refused"):
-                client.create_connection(TARGET, timeout=5)
+        with (
+            AnyTLSClient(server.outbound(server_port=port)) as client,
+            takes(0, 1),
+            pytest.raises(DialError, match=rf"127\.0\.0\.1:{port}.*refused"),
+        ):
+            client.create_connection(TARGET, timeout=5)
 
     def test_a_server_without_tls(self, server: AnyTLSServer, site: Site) -> None:
         with AnyTLSClient(server.outbound(server_port=site.port)) as client, pytest.raises(DialError):
@@ -75,48 +89,37 @@ class TestUnreachable:
     @pytest.mark.parametrize("wait_open", [False, True])
     def test_a_silent_server_ends_at_the_users_deadline(self, server: AnyTLSServer, wait_open: bool) -> None:
         server.freeze()
-        with AnyTLSClient(server.outbound()) as client:
-            with takes(0.3), pytest.raises(AnyTLSTimeout, match="TLS handshake"):
-                client.create_connection(TARGET, timeout=0.3, wait_open=wait_open)
+        with (
+            AnyTLSClient(server.outbound()) as client,
+            takes(0.3),
+            pytest.raises(AnyTLSTimeout, match="TLS handshake"),
+        ):
+            client.create_connection(TARGET, timeout=0.3, wait_open=wait_open)
 
     def test_the_handshake_has_a_time_out_of_its_own(self, server: AnyTLSServer) -> None:
         server.freeze()
-        with AnyTLSClient(server.outbound(tls={"handshake_timeout": "300ms"})) as client:
-            with takes(0.3), pytest.raises(AnyTLSTimeout, match=r"within 0\.3 s"):
-                client.create_connection(TARGET, timeout=None)
+        with (
+            AnyTLSClient(server.outbound(tls={"handshake_timeout": "300ms"})) as client,
+            takes(0.3),
+            pytest.raises(AnyTLSTimeout, match=r"within 0\.3 s"),
+        ):
+            client.create_connection(TARGET, timeout=None)
 
     def test_no_answer_to_tcp(self, server: AnyTLSServer) -> None:
-        with full_backlog() as port, AnyTLSClient(server.outbound(server_port=port)) as client:
-            with takes(0.3), pytest.raises(AnyTLSTimeout):
-                client.create_connection(TARGET, timeout=0.3)
-        with full_backlog() as port:
-            with AnyTLSClient(server.outbound(server_port=port, connect_timeout="300ms")) as client:
-                with takes(0.3), pytest.raises(AnyTLSTimeout):
-                    client.create_connection(TARGET, timeout=None)
-
-
-class full_backlog:  # noqa: N801 - reads as a function
-    """A port of loopback on which TCP's handshake gets no answer: nobody accepts, and the queue is full."""
-
-    def __init__(self) -> None:
-        self._socks = [socket.socket()]
-        self._socks[0].bind(("127.0.0.1", 0))
-        self._socks[0].listen(0)
-
-    def __enter__(self) -> int:
-        address = self._socks[0].getsockname()
-        for _ in range(4):
-            sock = socket.socket()
-            self._socks.append(sock)
-            sock.setblocking(False)
-            sock.connect_ex(address)
-        time.sleep(0.02)
-        port: int = address[1]
-        return port
-
-    def __exit__(self, *exc_info: object) -> None:
-        for sock in self._socks:
-            sock.close()
+        with (
+            FullBacklog() as port,
+            AnyTLSClient(server.outbound(server_port=port)) as client,
+            takes(0.3),
+            pytest.raises(AnyTLSTimeout),
+        ):
+            client.create_connection(TARGET, timeout=0.3)
+        with (
+            FullBacklog() as port,
+            AnyTLSClient(server.outbound(server_port=port, connect_timeout="300ms")) as client,
+            takes(0.3),
+            pytest.raises(AnyTLSTimeout),
+        ):
+            client.create_connection(TARGET, timeout=None)
 
 
 class TestWaitReady:
@@ -137,9 +140,12 @@ class TestWaitReady:
 
     def test_tells_the_last_error_at_its_deadline(self, server: AnyTLSServer) -> None:
         port = closed_port()
-        with AnyTLSClient(server.outbound(server_port=port)) as client:
-            with takes(0.3), pytest.raises(AnyTLSTimeout, match=r"0 of 2 sessions.*refused"):
-                client.wait_ready(2, timeout=0.3)
+        with (
+            AnyTLSClient(server.outbound(server_port=port)) as client,
+            takes(0.3),
+            pytest.raises(AnyTLSTimeout, match=r"0 of 2 sessions.*refused"),
+        ):
+            client.wait_ready(2, timeout=0.3)
 
     def test_a_failing_server_is_not_dialled_in_a_loop(self, server: AnyTLSServer) -> None:
         server.faults.close_after_authentication = True

@@ -11,7 +11,6 @@ from anytls_http import (
     AnyTLSClient,
     AnyTLSTimeout,
     AuthenticationError,
-    ConfigError,
     SessionClosed,
     StreamRefused,
 )
@@ -42,15 +41,13 @@ class TestFirstUse:
         assert client.stats().created["demand"] == 1
         client.close()
 
-    def test_outbounds_are_refused_by_name(self, server: AnyTLSServer) -> None:
-        with pytest.raises(ConfigError, match="outbounds"):
-            AnyTLSClient(server.outbound(), outbounds=[{"type": "direct"}])
-
     def test_source_address_must_be_none(self, client: AnyTLSClient, target: Target) -> None:
         with pytest.raises(TypeError, match="source_address"):
             client.create_connection(target.address, 5, ("127.0.0.1", 0))  # type: ignore[arg-type]
 
-    @pytest.mark.parametrize("address", [("", 80), ("a" * 300, 80), ("example.org", -1), ("example.org", 70000)])
+    @pytest.mark.parametrize(
+        "address", [("", 80), ("a" * 300, 80), ("example.org", -1), ("example.org", 70000)]
+    )
     def test_an_address_that_is_none(
         self, client: AnyTLSClient, server: AnyTLSServer, address: tuple[str, int]
     ) -> None:
@@ -81,7 +78,9 @@ class TestReuse:
         stats = client.stats()
         assert (stats.idle, stats.active, stats.streams_opened) == (1, 0, 3)
 
-    def test_the_newest_session_is_used_first(self, client: AnyTLSClient, server: AnyTLSServer, site: Site) -> None:
+    def test_the_newest_session_is_used_first(
+        self, client: AnyTLSClient, server: AnyTLSServer, site: Site
+    ) -> None:
         address = ("127.0.0.1", site.port)
         socks = [client.create_connection(address, timeout=5) for _ in range(3)]
         ports = [sock.getsockname()[1] for sock in socks]
@@ -161,7 +160,9 @@ class TestHeldOpening:
 
 
 class TestWaitOpen:
-    def test_waits_for_the_servers_word(self, client: AnyTLSClient, server: AnyTLSServer, target: Target) -> None:
+    def test_waits_for_the_servers_word(
+        self, client: AnyTLSClient, server: AnyTLSServer, target: Target
+    ) -> None:
         server.faults.synack_delay = 0.15
         with takes(0.15, 2), client.create_connection(target.address, timeout=5, wait_open=True) as sock:
             assert sock._opened
@@ -211,7 +212,9 @@ class TestRefusal:
     def test_is_raised_by_the_first_read_with_the_servers_words(
         self, client: AnyTLSClient, server: AnyTLSServer, site: Site
     ) -> None:
-        server.faults.refuse = lambda host, port: "the words\x1b[31m of the server" if host == "bad.test" else None
+        server.faults.refuse = lambda host, port: (
+            "the words\x1b[31m of the server" if host == "bad.test" else None
+        )
         with client.create_connection(("bad.test", 443), timeout=5) as sock:
             sock.sendall(b"user data")
             with pytest.raises(StreamRefused, match=r"^bad\.test:443: .*the words \[31m of the server$"):
@@ -229,7 +232,10 @@ class TestRefusal:
     def test_a_closed_port(self, client: AnyTLSClient) -> None:
         with Target() as gone:
             address = gone.address
-        with client.create_connection(address, timeout=5) as sock, pytest.raises(ConnectionRefusedError) as caught:
+        with (
+            client.create_connection(address, timeout=5) as sock,
+            pytest.raises(ConnectionRefusedError) as caught,
+        ):
             sock.recv(10)
         assert "connection refused" in str(caught.value)
 

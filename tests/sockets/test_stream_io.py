@@ -16,7 +16,6 @@ from anytls_http import AnyTLSClient, AnyTLSSocket, AnyTLSTimeout, SessionClosed
 from anytls_http.testing import AnyTLSServer
 from tests.sockets.targets import Background, Target, read_all, read_exactly, soon, takes
 
-
 Pair = tuple[AnyTLSSocket, socket.socket]
 
 
@@ -113,6 +112,19 @@ class TestWriting:
         assert sock.send(b"") == 0
         sock.sendall(b"")
 
+    def test_an_upload_notices_that_the_target_has_gone(self, pair: Pair) -> None:
+        sock, far = pair
+
+        def leave() -> None:
+            far.recv(100_000)
+            far.close()
+
+        reset = Background(leave)
+        with takes(0, 3), pytest.raises(ConnectionError, match="closed the stream"):
+            while True:
+                sock.sendall(bytes(1 << 20))
+        reset.result()
+
     def test_after_the_other_side_has_closed(self, pair: Pair, client: AnyTLSClient) -> None:
         sock, far = pair
         far.close()
@@ -207,6 +219,27 @@ class TestTimeouts:
         with takes(0.2, 2), pytest.raises(AnyTLSTimeout):
             sock._write(bytes(50 << 20), stall=0.2)
 
+    def test_a_second_reader_and_a_second_writer(self, pair: Pair) -> None:
+        sock, far = pair
+        first = Background(sock.recv, 1)
+        soon(lambda: sock._session._reader_waits)
+        second = Background(sock.sendall, bytes(20 << 20))
+        time.sleep(0.1)
+        sock.settimeout(0.1)
+        with takes(0.1), pytest.raises(AnyTLSTimeout, match="another thread"):
+            sock.recv(1)
+        with takes(0.1), pytest.raises(AnyTLSTimeout, match="another thread"):
+            sock.sendall(b"x")
+        with takes(0):
+            assert not sock.is_readable()
+        # Whoever waits is not disturbed by it.
+        far.sendall(b"1")
+        assert first.result() == b"1"
+        assert second.running
+        drain = Background(read_exactly, far, 20 << 20)
+        second.result()
+        assert len(drain.result()) == 20 << 20
+
     def test_never_blocks_with_zero(self, pair: Pair) -> None:
         sock, far = pair
         sock.setblocking(False)
@@ -270,6 +303,22 @@ class TestReadable:
         soon(sock.is_readable)
         with pytest.raises(SessionClosed):
             sock.recv(1)
+
+    def test_a_server_that_asks_for_a_sign_of_life(
+        self, pair: Pair, client: AnyTLSClient, server: AnyTLSServer
+    ) -> None:
+        sock, _ = pair
+        session = server.sessions[0]
+        session.send_frame(8)
+        sock.settimeout(0.05)
+        with pytest.raises(AnyTLSTimeout):
+            sock.recv(1)
+        server.wait_for(lambda: session.heart_responses_received == 1)
+        # On an idle session the maintenance thread answers.
+        sock.close()
+        session.send_frame(8)
+        server.wait_for(lambda: session.heart_responses_received == 2)
+        assert client.stats().idle == 1
 
     def test_a_frozen_server(self, pair: Pair, server: AnyTLSServer) -> None:
         sock, _ = pair
@@ -450,7 +499,7 @@ class TestFiles:
             file.write("grün\n")
             file.flush()
             assert read_exactly(far, 7) == "grün\r\n".encode()
-            far.sendall("blau\r\n".encode())
+            far.sendall(b"blau\r\n")
             assert file.readline() == "blau\r\n"
 
     def test_unbuffered(self, pair: Pair) -> None:

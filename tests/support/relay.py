@@ -28,18 +28,22 @@ class _Way:
     ended: bool = False
     ended_at: float = 0.0
     passed_end: bool = False
+    deaf: bool = False
+    sent_until: float = 0.0
 
 
 class Relay:
     """Passes TCP connections on to ``target``; one thread for all of them.
 
-    ``delay`` (seconds, per direction), ``swallow`` (take everything, pass nothing on, close nothing) and
-    ``hold`` (read nothing: the kernel's buffers fill up) can be set at any time.
+    ``delay`` (seconds, per direction), ``swallow`` (take everything, pass nothing on, close nothing),
+    ``hold`` (read nothing: the kernel's buffers fill up), ``rate`` (bytes per second of each direction of each
+    connection) and ``target`` (of new connections) can be set at any time.
     """
 
     def __init__(self, target: tuple[str, int], delay: float = 0.0) -> None:
-        self._target = target
+        self.target = target
         self.delay = delay
+        self.rate: float | None = None
         self.swallow = False
         self.hold = False
         #: Refuse new connections by closing them at once.
@@ -84,6 +88,13 @@ class Relay:
         while self._cut and time.monotonic() < deadline:
             time.sleep(0.001)
 
+    def swallow_present(self) -> None:
+        """Swallow from now on what comes on the connections of this moment; later ones work."""
+        for way in list(self._ways):
+            way.deaf = True
+            way.waiting.clear()
+            way.size = 0
+
     def close(self) -> None:
         """End everything, and wait for the thread."""
         self._stop = True
@@ -114,9 +125,11 @@ class Relay:
             for way in self._ways:
                 if not way.ended and not self.hold and way.size < MAX_WAITING:
                     wanted[way.source] = wanted.get(way.source, 0) | selectors.EVENT_READ
-                if self.swallow:
+                if self.swallow or way.deaf:
                     continue
-                if way.waiting and way.waiting[0][0] <= now:
+                if way.waiting and way.sent_until > now:
+                    timeout = min(timeout, way.sent_until - now)
+                elif way.waiting and way.waiting[0][0] <= now:
                     wanted[way.target] = wanted.get(way.target, 0) | selectors.EVENT_WRITE
                 elif way.waiting:
                     timeout = min(timeout, way.waiting[0][0] - now)
@@ -148,7 +161,7 @@ class Relay:
             near.close()
             return
         try:
-            far = socket.create_connection(self._target, timeout=5)
+            far = socket.create_connection(self.target, timeout=5)
         except OSError:
             near.close()
             return
@@ -168,16 +181,24 @@ class Relay:
         if not data:
             way.ended = True
             way.ended_at = time.monotonic() + self.delay
-        elif not self.swallow:
+        elif not (self.swallow or way.deaf):
             way.waiting.append((time.monotonic() + self.delay, data))
             way.size += len(data)
 
     def _write(self, way: _Way) -> None:
         now = time.monotonic()
         try:
-            while way.waiting and way.waiting[0][0] <= now and not self.swallow:
+            while (
+                way.waiting
+                and way.waiting[0][0] <= now
+                and way.sent_until <= now
+                and not (self.swallow or way.deaf)
+            ):
                 due, data = way.waiting[0]
-                count = way.target.send(data)
+                rate = self.rate
+                count = way.target.send(data if rate is None else data[: max(1, int(rate * 0.01))])
+                if rate is not None:
+                    way.sent_until = max(way.sent_until, now - 0.05) + count / rate
                 way.size -= count
                 if way.upwards:
                     self.bytes_up += count
@@ -192,7 +213,7 @@ class Relay:
                 and not way.waiting
                 and way.ended_at <= now
                 and not way.passed_end
-                and not self.swallow
+                and not (self.swallow or way.deaf)
             ):
                 way.passed_end = True
                 way.target.shutdown(socket.SHUT_WR)

@@ -1,0 +1,58 @@
+"""Waiting until the peer's TCP has acknowledged all that was sent, so that the next bytes are another segment."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from ..errors import AnyTLSTimeout
+from .waiting import ReadWaiter, earlier
+
+try:
+    import fcntl
+    import termios
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["unacknowledged", "wait_acknowledged"]
+
+#: Seconds between two looks; nothing tells when an acknowledgement comes in.
+_FIRST_LOOK, _LATER_LOOKS = 0.001, 0.01
+
+
+def wait_acknowledged(fd: int, readable: ReadWaiter, fallback_delay: float, deadline: float | None) -> None:
+    """Return when all that was sent on ``fd`` is acknowledged, or after ``fallback_delay`` where nobody can tell.
+
+    Returns at once when there is something to read: an answer, or the end of the connection.
+    Raises :class:`AnyTLSTimeout` at ``deadline`` (``time.monotonic()`` seconds).
+    """
+    if unacknowledged(fd) is None:
+        _pause(readable, fallback_delay, deadline)
+        return
+    pause = _FIRST_LOOK
+    while unacknowledged(fd):
+        if _pause(readable, pause, deadline):
+            return
+        pause = min(2 * pause, _LATER_LOOKS)
+
+
+def unacknowledged(fd: int) -> int | None:
+    """Return the bytes sent on a TCP socket that are not acknowledged yet; None where the system won't tell."""
+    # SIOCOUTQ is TIOCOUTQ's number on Linux. Elsewhere TIOCOUTQ, where there is one, is for terminals.
+    if fcntl is None or sys.platform != "linux":
+        return None
+    try:
+        return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except (OSError, ValueError):
+        return None
+
+
+def _pause(readable: ReadWaiter, seconds: float, deadline: float | None) -> bool:
+    """Wait; True as soon as there is something to read. Raises :class:`AnyTLSTimeout` at ``deadline``."""
+    try:
+        readable.wait(earlier(time.monotonic() + seconds, deadline))
+    except AnyTLSTimeout:
+        if deadline is not None and time.monotonic() >= deadline:
+            raise
+        return False
+    return True

@@ -1,0 +1,33 @@
+"""Servers, libraries and a bad network for the faults; see ``servers.py`` and ``libraries.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from anytls_http.testing import Site
+from tests.faults.libraries import NAMES, Way, way_of
+from tests.faults.servers import KINDS, Server
+from tests.support.singbox import singbox_path
+
+
+@pytest.fixture(params=list(KINDS))
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    if request.param == "sing-box" and singbox_path() is None:
+        pytest.skip("no sing-box here")
+    with KINDS[request.param]() as running:
+        yield running
+
+
+@pytest.fixture(params=NAMES)
+def lib(request: pytest.FixtureRequest) -> Way:
+    if request.param != "socket":
+        pytest.importorskip(request.param)
+    return way_of(request.param)
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with Site() as running:
+        yield running

@@ -1,0 +1,182 @@
+"""Sessions that died without a word: a stopped server, or a network that swallows what it is given.
+
+The silence that makes a session prove its life is shortened; the proof's own patience (1 s) is the real one.
+``tests/soak`` has the same with every real number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from anytls_http import AnyTLSClient
+from anytls_http.pool import rules
+from anytls_http.testing import Site
+from anytls_http.testing.site import GREETING
+from tests.faults.libraries import Way
+from tests.faults.servers import Server
+from tests.support.relay import Relay
+from tests.support.singbox import wait_until
+
+#: A session is silent after so long, here (seconds).
+SILENT_AFTER = 0.2
+#: What a request over dead sessions may take (seconds; the issue's number).
+PROMISED = 3.5
+
+
+@pytest.fixture
+def soon_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "SILENT_AFTER", SILENT_AFTER)
+
+
+class Road:
+    """A relay before a server; :meth:`block` kills what is on it, and lets new connections pass."""
+
+    def __init__(self, kind: str, server: Server, relay: Relay, spare: Server | None) -> None:
+        self._kind = kind
+        self._server = server
+        self._spare = spare
+        self.relay = relay
+
+    def block(self) -> None:
+        """Every session that there is dies without a word."""
+        if self._kind == "swallowed":
+            self.relay.swallow_present()
+        else:
+            assert self._spare is not None
+            self._server.pause()
+            self.relay.target = ("127.0.0.1", self._spare.port)
+
+    def outbound(self, **extra: Any) -> dict[str, Any]:
+        return self.relay.outbound(self._server.outbound(**extra))
+
+
+@contextlib.contextmanager
+def road_of(kind: str, server: Server) -> Iterator[Road]:
+    with contextlib.ExitStack() as stack:
+        spare: Server | None = None
+        if kind == "stopped":
+            spare = stack.enter_context(type(server)(certificate=server.certificate))  # type: ignore[attr-defined, call-arg]
+        relay = stack.enter_context(Relay(("127.0.0.1", server.port)))
+        yield Road(kind, server, relay, spare)
+
+
+@pytest.fixture(params=["stopped", "swallowed"])
+def road(request: pytest.FixtureRequest, server: Server) -> Iterator[Road]:
+    with road_of(request.param, server) as road:
+        yield road
+
+
+def posts(site: Site) -> list[str]:
+    """Return the paths of the POST requests that have reached the origin."""
+    return [path for method, path in site.log if method == "POST"]
+
+
+@pytest.mark.fault("{road} server under 1 and 50 idle sessions, heartbeat 500ms: found within h + 3 s")
+def test_the_heartbeat_finds_dead_idle_sessions(road: Road, site: Site, ended: Callable[[str], None]) -> None:
+    with (
+        AnyTLSClient(road.outbound(heartbeat="500ms")) as one,
+        AnyTLSClient(road.outbound(heartbeat="500ms")) as fifty,
+    ):
+        one.wait_ready(1, 5)
+        fifty.wait_ready(50, 10)
+        wait_until(lambda: one._pool.state.server_version == 2 and fifty._pool.state.server_version == 2)
+        road.block()
+        begin = time.monotonic()
+        wait_until(lambda: one.stats().closed["heartbeat_timeout"] == 1, 5)
+        wait_until(lambda: fifty.stats().closed["heartbeat_timeout"] == 50, 5)
+        took = time.monotonic() - begin
+        assert took <= 0.5 + rules.HEARTBEAT_TIMEOUT + 0.7
+        assert one.stats().idle == fifty.stats().idle == 0
+        ended(f"all dropped after {took:.1f} s")
+
+
+@pytest.mark.usefixtures("soon_silent")
+@pytest.mark.parametrize("count", [1, 50])
+@pytest.mark.fault("{road} server under {count} silent idle sessions, then a request")
+def test_a_request_that_finds_only_dead_sessions(
+    road: Road, site: Site, lib: Way, count: int, ended: Callable[[str], None]
+) -> None:
+    with AnyTLSClient(road.outbound()) as client, lib.open(client, timeout=5) as http:
+        with lib.open(client, timeout=5) as other:
+            assert other.get(f"{site.url}/") == GREETING  # the server is known to speak version 2
+        client.wait_ready(count, 10)
+        road.block()
+        time.sleep(SILENT_AFTER + 0.05)
+        begin = time.monotonic()
+        http.post(f"{site.url}/echo-hash", b"only once")
+        took = time.monotonic() - begin
+        assert took <= PROMISED
+        assert posts(site) == ["/echo-hash"]
+        stats = client.stats()
+        assert stats.closed["proof_of_life"] == count
+        ended(f"succeeds on a fresh session after {took:.1f} s")
+
+
+@pytest.mark.usefixtures("soon_silent")
+@pytest.mark.parametrize("lib", ["httpx", "httpx2", "requests"], indirect=True)
+@pytest.mark.parametrize("count", [1, 50])
+@pytest.mark.fault("{road} server under {count} kept-alive HTTP connections, then a request")
+def test_a_request_on_kept_alive_connections_that_are_dead(
+    road: Road, site: Site, lib: Way, count: int, ended: Callable[[str], None]
+) -> None:
+    together = threading.Barrier(count)
+
+    def keep_alive(_: int) -> None:
+        together.wait(10)
+        http.get(f"{site.url}/slow?seconds=0.3")
+
+    with AnyTLSClient(road.outbound()) as client, lib.open(client, timeout=5, connections=60) as http:
+        with ThreadPoolExecutor(count) as threads:
+            list(threads.map(keep_alive, range(count)))
+        assert client.stats().active == count
+        road.block()
+        time.sleep(SILENT_AFTER + 0.05)
+        begin = time.monotonic()
+        http.post(f"{site.url}/echo-hash", b"only once")
+        took = time.monotonic() - begin
+        assert took <= PROMISED
+        assert posts(site) == ["/echo-hash"]
+        ended(f"succeeds on a fresh session after {took:.1f} s")
+
+
+@pytest.mark.fault("{road} server a moment before a request, which waits for its time-out of 1 s")
+def test_a_session_that_froze_a_moment_ago(
+    road: Road, site: Site, lib: Way, ended: Callable[[str], None]
+) -> None:
+    with AnyTLSClient(road.outbound()) as client, lib.open(client, timeout=1.0) as http:
+        assert http.get(f"{site.url}/") == GREETING
+        road.block()
+        begin = time.monotonic()
+        with pytest.raises(lib.timeout_error) as caught:
+            http.post(f"{site.url}/echo-hash", b"only once")
+        took = time.monotonic() - begin
+        assert 0.9 <= took <= 1.5
+        http.get(f"{site.url}/")
+        assert posts(site) == []
+        assert client.stats().total == 1  # the frozen one was dropped
+        ended(f"{caught.type.__name__} after {took:.1f} s; the next one succeeds")
+
+
+@pytest.mark.fault("server stopped in mid-request and continued within the time-out")
+def test_a_pause_that_ends_in_time(
+    server: Server, site: Site, lib: Way, ended: Callable[[str], None]
+) -> None:
+    with AnyTLSClient(server.outbound()) as client, lib.open(client, timeout=5) as http:
+        assert http.get(f"{site.url}/") == GREETING
+        server.pause()
+        timer = threading.Timer(0.5, server.resume)
+        timer.start()
+        try:
+            http.post(f"{site.url}/echo-hash", b"only once")
+        finally:
+            timer.join()
+        assert posts(site) == ["/echo-hash"]
+        assert client.stats().total == 1
+        ended("succeeds on the same session")

@@ -1,0 +1,119 @@
+"""The table of faults: what was tried, against which server, through which library, and how it ended.
+
+A test says what it tries with ``@pytest.mark.fault("what")``; the server and the library are read from the
+parameters ``server`` and ``lib``. What the ``ended`` fixture was given is the outcome's detail. The table is
+printed after the run, and ``--write-reliability`` puts it into ``docs/reliability.md``.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "reliability.md"
+
+_FAULT = "fault"
+_ENDED = "ended"
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    fault: str
+    server: str
+    library: str
+    outcome: str
+    detail: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.outcome}: {self.detail}" if self.detail else self.outcome
+
+
+class ReliabilityTable:
+    """Collects the rows; a pytest plugin. Rows travel as user properties of the reports, so xdist works."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._write = bool(config.getoption("--write-reliability"))
+        self._rows: dict[str, Row] = {}
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        mark = item.get_closest_marker("fault")
+        if mark is not None and call.when == "call":
+            params = getattr(getattr(item, "callspec", None), "params", {})
+            server = mark.kwargs.get("server", params.get("server", "embedded"))
+            library = mark.kwargs.get("library", params.get("lib", "socket"))
+            fault = mark.args[0].format(**params)
+            report.user_properties.append((_FAULT, f"{fault}\0{server}\0{library}"))
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "teardown" and report.nodeid in self._rows and report.failed:
+            self._rows[report.nodeid] = self._rows[report.nodeid]._replace(
+                outcome="FAILED", detail="leftovers"
+            )
+        for name, value in report.user_properties:
+            if name == _FAULT and report.when == "call":
+                fault, server, library = str(value).split("\0")
+                details = [str(text) for key, text in report.user_properties if key == _ENDED]
+                outcome = {"passed": "ok", "failed": "FAILED", "skipped": "skipped"}[report.outcome]
+                if hasattr(report, "wasxfail"):
+                    outcome = "known bug"
+                    details = [report.wasxfail]
+                self._rows[report.nodeid] = Row(fault, server, library, outcome, "; ".join(details))
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if not self._rows:
+            return
+        rows = list(self._rows.values())
+        terminalreporter.section("faults: what was tried, and how it ended")
+        for row in rows:
+            terminalreporter.write_line(f"{row.fault} | {row.server} | {row.library} | {row.text}")
+        if self._write:
+            DOCUMENT.write_text(document(rows))
+            terminalreporter.write_line(f"written to {DOCUMENT}")
+
+
+def document(rows: list[Row]) -> str:
+    """Return the page: one line for each fault and server, the libraries side by side."""
+    lines = [
+        "# Reliability",
+        "",
+        "What `tests/faults` breaks on purpose, against the embedded test server and the real sing-box, and how it",
+        f"ended ({time.strftime('%Y-%m-%d')}, CPython {sys.version.split()[0]}, Linux). "
+        "Made by `python -m pytest tests/faults --write-reliability`.",
+        "",
+        "| what was tried | server | through | how it ended |",
+        "| --- | --- | --- | --- |",
+    ]
+    grouped: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        grouped.setdefault((row.fault, row.server), []).append(row)
+    for (fault, server), group in grouped.items():
+        libraries = ", ".join(dict.fromkeys(row.library for row in group))
+        endings = "; ".join(dict.fromkeys(row.text for row in group)).replace("|", "\\|")
+        lines.append(f"| {fault} | {server} | {libraries} | {endings} |")
+    soak = DOCUMENT.with_name("soak.svg")
+    if soak.exists():
+        lines += [
+            "",
+            "The soak run (`tests/soak/soak.py`):",
+            "",
+            "![memory, threads and descriptors](soak.svg)",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture
+def ended(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Call it with how the fault ended, in a few words, for the table."""
+    return lambda text: record_property(_ENDED, text)
