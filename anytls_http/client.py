@@ -8,13 +8,15 @@ from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 from .config import AnyTLSOutbound, coerce_outbound
+from .datagrams import AnyTLSDatagram
 from .detour import Detour
-from .errors import StreamRefused
+from .errors import ClientClosed, StreamRefused
 from .net.waiting import AT_ONCE, deadline_after
 from .pool.events import EventHooks
 from .pool.pool import Pool
 from .pool.stats import PoolStats
 from .protocol.address import encode_address
+from .protocol.uot import TARGET as UDP_TARGET
 from .sockets import AnyTLSSocket
 
 if TYPE_CHECKING:
@@ -91,6 +93,16 @@ class AnyTLSClient:
                 raise
         return sock
 
+    def create_datagram(
+        self, address: tuple[str, int] | None = None, timeout: float | EllipsisType | None = ...
+    ) -> AnyTLSDatagram:
+        """Return a socket for datagrams (UDP) through the tunnel: to and from ``address`` only, or to any.
+
+        The server must know UDP over TCP version 2, as sing-box does. ``timeout`` as in
+        :meth:`create_connection`, which says what is raised.
+        """
+        return AnyTLSDatagram(self.create_connection(UDP_TARGET, timeout), address)
+
     def wait_ready(self, n: int = 1, timeout: float | None = None) -> None:
         """Wait until ``n`` sessions are ready for use, dialling them where ``ensure_idle_session`` is less.
 
@@ -109,6 +121,8 @@ class AnyTLSClient:
             self._detour.close()
 
     def __enter__(self) -> Self:
+        if self._pool.state.closed:
+            raise ClientClosed("the client is closed")
         self._pool.start()
         return self
 

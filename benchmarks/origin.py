@@ -137,7 +137,9 @@ def _serve(sock: socket.socket, sizes: dict[bytes, int]) -> None:
             method, path, _ = head.split(b"\r\n", 1)[0].split(b" ")
             if method == b"POST":
                 length = next(
-                    int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")
+                    int(line.split(b":")[1])
+                    for line in head.lower().split(b"\r\n")
+                    if line.startswith(b"content-length:")
                 )
                 left = length - len(rest)
                 while left:
@@ -149,7 +151,9 @@ def _serve(sock: socket.socket, sizes: dict[bytes, int]) -> None:
                 continue
             size = sizes.get(path, 0)
             close = b"connection: close" in head.lower()
-            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n%s\r\n" % (size, b"Connection: close\r\n" * close))
+            sock.sendall(
+                b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n%s\r\n" % (size, b"Connection: close\r\n" * close)
+            )
             while size:
                 piece = block[: min(size, len(block))]
                 sock.sendall(piece)
@@ -187,4 +191,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-

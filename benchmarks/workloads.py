@@ -69,7 +69,9 @@ def upload(library: str) -> Workload:
             client.post(url, data=b"x") if library == "requests" else client.post(url, content=b"x")
 
             def work() -> None:
-                response = client.post(url, data=body) if library == "requests" else client.post(url, content=body)
+                response = (
+                    client.post(url, data=body) if library == "requests" else client.post(url, content=body)
+                )
                 assert response.status_code == 200
 
             yield work, len(body) / 1e6
@@ -114,7 +116,9 @@ def socket_download() -> Workload:
     def run(variants: Variants, name: str, scale: float) -> Iterator[tuple[Callable[[], None], float]]:
         size = int(LARGE * scale) // MIB * MIB
         origin = variants.origin
-        request = b"GET /large HTTP/1.1\r\nHost: x\r\nRange: bytes=0-%d\r\nConnection: close\r\n\r\n" % (size - 1)
+        request = b"GET /large HTTP/1.1\r\nHost: x\r\nRange: bytes=0-%d\r\nConnection: close\r\n\r\n" % (
+            size - 1
+        )
         buffer = bytearray(65536)
 
         def pull(sock: Any) -> None:
@@ -136,7 +140,9 @@ def socket_download() -> Workload:
 
         yield work, size / 1e6
 
-    return Workload("recv_into 1 GiB: SSLSocket against AnyTLSSocket", "MB/s", "socket", run, ("direct", "anytls_http"))
+    return Workload(
+        "recv_into 1 GiB: SSLSocket against AnyTLSSocket", "MB/s", "socket", run, ("direct", "anytls_http")
+    )
 
 
 def rows() -> list[Workload]:

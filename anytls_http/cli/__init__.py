@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from anytls_http._version import __version__
 from anytls_http.errors import AnyTLSError, ConfigError
 
-from . import demo
+from . import check_config, demo, schema
 
 OK = 0
 FAILED = 1
@@ -21,7 +21,7 @@ BAD_CONFIGURATION = 2
 INTERRUPTED = 130
 
 #: The commands, in the order in which the help lists them.
-_COMMANDS = (demo,)
+_COMMANDS = (demo, check_config, schema)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,17 +10,26 @@ from collections.abc import Callable, Collection
 
 from .fields import Fields
 
-__all__ = ["NOT_SUPPORTED_YET", "not_supported_names", "refuse_not_supported"]
+__all__ = ["MEMBERS", "NOT_SUPPORTED_YET", "not_supported_names", "refuse_not_supported"]
 
 
-def _switched_on(*members: str) -> Callable[[Fields, str], object]:
-    """Return a reader of an object with ``enabled``: is it true? The other members aren't looked at."""
+#: What the objects that are not supported yet may have beside ``enabled``; nobody looks at it.
+MEMBERS = {
+    "tls.ech": (
+        "config",
+        "config_path",
+        "query_server_name",
+        "pq_signature_schemes_enabled",
+        "dynamic_record_sizing_disabled",
+    ),
+    "tls.utls": ("fingerprint",),
+    "tls.reality": ("public_key", "short_id"),
+}
 
-    def read(fields: Fields, name: str) -> object:
-        group = fields.group(name, {"enabled", *members})
-        return group is not None and group.flag("enabled")
 
-    return read
+def _is_switched_on(fields: Fields, name: str) -> object:
+    group = fields.group(name, {"enabled", *MEMBERS[fields.where(name)]})
+    return group is not None and group.flag("enabled")
 
 
 #: Path of the field -> how to read it; whatever is read and isn't false or empty is refused.
@@ -29,15 +38,9 @@ NOT_SUPPORTED_YET: dict[str, Callable[[Fields, str], object]] = {
     "domain_resolver.timeout": Fields.duration,
     "tls.spoof": Fields.text,
     "tls.spoof_method": Fields.text,
-    "tls.ech": _switched_on(
-        "config",
-        "config_path",
-        "query_server_name",
-        "pq_signature_schemes_enabled",
-        "dynamic_record_sizing_disabled",
-    ),
-    "tls.utls": _switched_on("fingerprint"),
-    "tls.reality": _switched_on("public_key", "short_id"),
+    "tls.ech": _is_switched_on,
+    "tls.utls": _is_switched_on,
+    "tls.reality": _is_switched_on,
 }
 
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import httpcore
 import httpx
 
-from ._httpcore import TunnelBackend, TunnelBody, TunnelStream, TunnelTransport
+from ._httpcore import TunnelBackend, TunnelStream
+from ._httpx import TunnelBody, TunnelTransport
 
 if TYPE_CHECKING:
     from anytls_http.client import AnyTLSClient

@@ -58,9 +58,8 @@ def look_up(host: str, families: Sequence[socket.AddressFamily], server: DNSServ
         except AnyTLSError as exc:
             answers.put((family, [], exc))
 
-    for family in families[1:]:
+    for family in families:
         threading.Thread(target=ask, args=(family,), name=f"anytls-dns-{host}", daemon=True).start()
-    ask(families[0])
     found: dict[socket.AddressFamily, list[str]] = {}
     problem: AnyTLSError | None = None
     for _ in families:
@@ -68,6 +67,7 @@ def look_up(host: str, families: Sequence[socket.AddressFamily], server: DNSServ
         try:
             family, addresses, exc = answers.get(timeout=patience)
         except queue.Empty:
+            problem = problem or DialError(f"no answer from {server.describe()}")
             break
         found[family] = addresses
         problem = problem or exc
@@ -193,11 +193,19 @@ class _HTTPSNameserver(dns.nameserver.Nameserver):
     def query(
         self, request: dns.message.QueryMessage, timeout: float, *args: Any, **kwargs: Any
     ) -> dns.message.Message:
-        return dns.query.https(
-            request,
-            self._url,
-            timeout,
-            bootstrap_address=self._address,
-            # dnspython hands it on to httpx, which takes a context; only its annotation doesn't always say so.
-            verify=self._contexts.context(),  # type: ignore[arg-type,unused-ignore]
-        )
+        context = self._contexts.context()
+        try:
+            # It takes a context, as httpx does; only its annotation doesn't say so in every version.
+            return dns.query.https(
+                request,
+                self._url,
+                timeout,
+                bootstrap_address=self._address,
+                verify=context,  # type: ignore[arg-type,unused-ignore]
+            )
+        except (OSError, dns.exception.DNSException):
+            raise
+        except Exception as exc:  # noqa: BLE001 - httpx's or httpx2's, by the version of dnspython
+            # dnspython itself would try it again and again until the time is up.
+            problem = str(exc) or f"could not connect ({type(exc).__name__})"
+        raise OSError(problem)

@@ -130,6 +130,12 @@ def _handshake_text(exc: ssl.SSLError) -> str:
     alert = _ALERT.fullmatch(reason)
     if alert is not None and alert[1] in _CLIENT_CERTIFICATE:
         return _client_certificate_text(alert[1])
+    if alert is not None and alert[1] == "HANDSHAKE_FAILURE":
+        # Go says so too where, with TLS 1.2, it wants a client certificate.
+        return (
+            "the server refused: handshake failure (no cipher suite, curve or kind of certificate in common, or it "
+            "wants a client certificate, see tls.client_certificate)"
+        )
     if alert is not None:
         return f"the server refused: {_words(alert[1])}"
     return _words(reason) or exc.strerror or str(exc)

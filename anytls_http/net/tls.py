@@ -21,7 +21,7 @@ from .acknowledged import wait_acknowledged
 from .client_hello import Fragmentation
 from .contexts import TLSContexts, handshake_error
 from .handshake_errors import session_error
-from .scratch import CIPHERTEXT, scratch
+from .scratch import CIPHERTEXT, PLAINTEXT, scratch
 from .tls_engine import TLSEngine
 from .waiting import AT_ONCE, ReadWaiter, wait_writable
 
@@ -185,6 +185,25 @@ class TLSConnection:
                 raise
             except (OSError, ValueError) as exc:
                 raise SessionClosed("the connection was closed") from exc
+
+    def last_words(self) -> DialError | None:
+        """Return what a server that has ended the connection has against it by TLS's rules; None: it didn't say.
+
+        With TLS 1.3 that is how a client certificate is refused. A write may fail before that was read.
+        What else has come is lost.
+        """
+        with contextlib.suppress(OSError, ValueError):
+            # Not receive(): another thread may be waiting in there.
+            while count := self._sock.recv_into(scratch(CIPHERTEXT)):
+                self.engine.feed(scratch(CIPHERTEXT)[:count])
+        try:
+            while self.engine.decrypt_into(scratch(PLAINTEXT)) > 0:
+                pass
+        except DialError as exc:
+            return exc
+        except SessionClosed:
+            pass
+        return None
 
     def unread_in_kernel(self) -> int:
         """Return the bytes of ciphertext that have arrived and were not read, as far as the system tells."""

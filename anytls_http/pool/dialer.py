@@ -60,6 +60,9 @@ def _dial(state: PoolState, created_for: str, deadline: float | None) -> Session
         state.dialled(tls)
         handshake_deadline = earlier(deadline, deadline_after(outbound.tls.handshake_timeout))
         server = f"{outbound.server}:{outbound.server_port}"
+        if outbound.via is not None:
+            # A proxy may say yes before it has tried: then its refusal is an end of the connection here.
+            server += f" through detour {outbound.via.describe()}"
         try:
             tls.handshake(contexts, server, handshake_deadline)
         except AnyTLSTimeout:

@@ -100,12 +100,17 @@ class Maintenance:
     def _take_in(self, session: Session) -> None:
         with self._state.lock:
             idle = session in self._state.idle
-        if not idle:
-            # It was taken between the report and now: from here on its user reads.
-            if self._state.watcher is not None:
-                self._state.watcher.unwatch(session)
+        if idle:
+            session.look()
             return
-        session.look()
+        # It was taken between the report and now: from here on its user reads.
+        watcher = self._state.watcher
+        if watcher is not None:
+            watcher.unwatch(session)
+            with self._state.lock:
+                idle = session in self._state.idle
+            if idle:  # and was put back between the two looks
+                watcher.watch(session)
 
     def _send_held_fins(self, now: float) -> None:
         """A FIN waits for the next stream on its session, but a few milliseconds only."""
@@ -131,23 +136,22 @@ class Maintenance:
         self._at(now + heartbeat, session, self._beat)
         if session.heart_sent_at is not None:
             # A proof of life that its caller's deadline cut short is judged here too.
-            if now - session.heart_sent_at >= rules.HEARTBEAT_TIMEOUT:
+            if not session.may_be_mute():
                 self._judge(session, now)
         elif session.send_heartbeat():
-            self._at(now + rules.HEARTBEAT_TIMEOUT, session, self._judge)
+            sent = session.heart_sent_at
+            if sent is not None:  # another thread may have read the answer already
+                self._at(sent + rules.HEARTBEAT_TIMEOUT, session, self._judge)
 
     def _judge(self, session: Session, now: float) -> None:
         """No frame within 3 s of a HeartRequest means dead, unless the server may rightly be mute."""
-        if session.heart_sent_at is None:
-            return
-        verdict_at = session.heart_sent_at + rules.HEARTBEAT_TIMEOUT
-        if now < verdict_at:  # this one was answered, and the next is under way
-            self._at(verdict_at, session, self._judge)
-            return
+        sent = session.heart_sent_at
+        if sent is None or now < sent + rules.HEARTBEAT_TIMEOUT:
+            return  # this one was answered; the next has a verdict of its own
         session.look()
         if session.heart_sent_at is None or session.closed:
             return
-        if self._state.server_version != 2:
+        if self._state.server_version < 2:
             session.heart_sent_at = None  # a version 1 server answers no heartbeat
             return
         if session.may_be_mute():

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 import time
 import weakref
+from collections.abc import Callable
 
 from anytls_http.config import AnyTLSOutbound
 from anytls_http.errors import AnyTLSTimeout, ClientClosed
@@ -34,7 +36,9 @@ class Pool:
         event_hooks: EventHooks | None = None,
         connect: Connect | None = None,
     ) -> None:
-        self.state = PoolState(outbound, event_hooks, connect=connect)
+        # Held here and not by the state: what connects has sessions of its own, which end with the pool.
+        self._connect = connect
+        self.state = PoolState(outbound, event_hooks, connect=connect and _weakly(connect))
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._started = False
@@ -87,7 +91,7 @@ class Pool:
 
         False: it is dead, and was dropped with those that have been silent for as long.
         """
-        if self.state.server_version != 2 or not session.is_silent():
+        if self.state.server_version < 2 or not session.is_silent():
             return not session.closed
         if session.prove_alive(deadline):
             return True
@@ -95,14 +99,23 @@ class Pool:
         return False
 
     def _distrust(self, dead: Session) -> None:
-        """``dead`` gave no sign of life: drop with it the idle ones that have received nothing since it last did."""
+        """``dead`` gave no sign of life: drop with it the idle ones that have received nothing since it last did.
+
+        Other silent ones are asked for a sign of life now, all at once: who looks at them next need not wait
+        for each of them in turn.
+        """
         state = self.state
         with state.lock:
+            state.dead_since = max(state.dead_since, dead.last_received)
             doomed = [s for s in state.idle if s.last_received <= dead.last_received]
             for session in doomed:
                 state.idle.remove(session)
+            others = state.sessions.difference(doomed)
         for session in doomed:
             session.close("proof_of_life")
+        for session in others:
+            if session.heart_sent_at is None and session.is_silent():
+                session.send_heartbeat()
 
     def release(self, session: Session) -> None:
         """Take back a session whose stream has ended."""
@@ -154,6 +167,19 @@ class Pool:
         self._start_lock = threading.Lock()
         self._thread = None
         self._started = False
+
+
+def _weakly(connect: Connect) -> Connect:
+    """Return a function that calls the bound method ``connect`` for as long as its object is there."""
+    reference = weakref.WeakMethod(connect)
+
+    def call(host: str, port: int, deadline: float | None, cancelled: Callable[[], bool]) -> socket.socket:
+        method = reference()
+        if method is None:
+            raise ClientClosed("the client is gone")
+        return method(host, port, deadline, cancelled)
+
+    return call
 
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()

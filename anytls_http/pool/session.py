@@ -67,6 +67,7 @@ class Session:
         "_reader_waits",
         "_sent_since_look",
         "_state",
+        "_timed_out",
         "_tls",
         "_unusable",
         "_writer",
@@ -103,6 +104,7 @@ class Session:
         self._plain = memoryview(b"")  # decrypted, not yet parsed: at most a record
         self._unusable = False  # for a next stream; this one may go on
         self._sent_since_look = 0
+        self._timed_out = False  # a reader of the open stream has waited in vain
         self._on_input: Callable[[], None] | None = None  # set while a relay watches the descriptor
 
         self.sequence = sequence
@@ -110,7 +112,7 @@ class Session:
         self.expires_at = None if lifetime is None else now + lifetime
         self.idle_since = now
         self.last_received = now
-        self.last_upload = 0.0  #: when user data was last written
+        self.last_upload = 0.0  #: when a stream's opening or its data was last written
         self.heart_sent_at: float | None = None  #: the HeartRequest that waits for a frame
         self.round_trip = round_trip  #: seconds, as last measured
         self.closed = False
@@ -148,7 +150,10 @@ class Session:
 
     def is_silent(self) -> bool:
         """Whether nothing was received for so long that life must be proven before data is trusted to it."""
-        return self._state.clock() - self.last_received > rules.silence_limit(self._state.options)
+        last = self.last_received
+        return last < self._state.suspect_since or self._state.clock() - last > rules.silence_limit(
+            self._state.options
+        )
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "busy" if self.has_stream else "idle"
@@ -160,6 +165,7 @@ class Session:
         """Begin a stream and return its id; nothing is sent before :meth:`send`, :meth:`receive` or :meth:`look`."""
         self.target = target
         self.streams_opened += 1
+        self._timed_out = False
         return self._protocol.open_stream(address)
 
     def end_stream(self) -> bool:
@@ -199,6 +205,10 @@ class Session:
                 unread = protocol.payload_left + self._tls.unread_in_kernel()
                 if protocol.payload_left and not protocol.peer_closed and unread > MAX_UNREAD:
                     return False
+                if self._timed_out and self.last_upload > self.last_received:
+                    # It may have frozen a moment ago, and others with it: they must prove that they live.
+                    self._state.suspect_since = max(self._state.suspect_since, self.last_upload)
+                    raise SessionClosed("the session gave no sign of life until the reader's time-out")
             # Where a next stream follows soon, the FIN leaves with its SYN: one system call, one wake-up of
             # the server less. The maintenance thread sends it a moment later otherwise.
             records = protocol.end_stream(hold_fin=self._state.watcher is not None)
@@ -226,6 +236,8 @@ class Session:
         except AnyTLSTimeout:
             if not self._protocol.syn_sent:
                 self.poke_relay()  # another thread was writing: no event will tell of its end
+            elif deadline != AT_ONCE:
+                self._timed_out = True
             raise
         except AnyTLSError as exc:
             raise self._break(exc) from exc.__cause__
@@ -302,6 +314,7 @@ class Session:
             plain = record[:count]
         size = len(plain)
         event: Event | None = None
+        acknowledged = protocol.acknowledged
         while plain and event is None and not protocol.payload_left:
             if protocol.skip_left:
                 count = min(protocol.skip_left, len(plain))
@@ -315,6 +328,10 @@ class Session:
         self._plain = plain
         if event is not None:
             self._handle(event)
+        elif (
+            protocol.acknowledged and not acknowledged
+        ):  # by data: a version 1 server has no other word for it
+            self._tell("stream_opened", target=self.target)
         return size - len(plain)
 
     def _leave_reading(self) -> None:
@@ -345,10 +362,11 @@ class Session:
         if self.heart_sent_at is not None:
             seconds = now - self.heart_sent_at
             self.heart_sent_at = None
-            if not self.has_stream:
-                # On a busy session the answer may have waited long for its reader.
+            if self.has_stream:
+                self._tell("heartbeat")  # the answer may have waited long for its reader
+            else:
                 self.round_trip = seconds
-            self._tell("heartbeat", seconds=seconds)
+                self._tell("heartbeat", seconds=seconds)
         self.last_received = now
 
     def _parse_what_is_there(self) -> bool:
@@ -505,6 +523,7 @@ class Session:
             records = self._protocol.opening_records()
             if records:
                 self._write(records, deadline, keep_unsent=deadline == AT_ONCE)
+                self.last_upload = self._state.clock()
         except AnyTLSTimeout as exc:
             self._break(exc)
             raise
@@ -642,13 +661,20 @@ class Session:
     def prove_alive(self, deadline: float | None) -> bool:
         """Ask a silent session for a sign of life and wait for any frame; False, and closed, without one.
 
-        Waits for ``rules.proof_patience`` at the most. Raises :class:`AnyTLSTimeout` where ``deadline``
-        comes before that.
+        Waits for ``rules.proof_patience`` at the most, counted from a HeartRequest that is unanswered
+        already; not at all where a session that was heard later has been found dead. Raises
+        :class:`AnyTLSTimeout` where ``deadline`` comes before that.
         """
         since = self.last_received
+        asked_at = self.heart_sent_at
         if not self.send_heartbeat():
             return not self.closed
-        patience = deadline_after(rules.proof_patience(self.round_trip))
+        seconds = rules.proof_patience(self.round_trip)
+        if since <= self._state.dead_since:
+            seconds = 0.0
+        elif asked_at is not None:
+            seconds = max(0.0, seconds - (self._state.clock() - asked_at))
+        patience = deadline_after(seconds)
         limit = earlier(patience, deadline)
         try:
             self._await_input(since, limit)
@@ -679,7 +705,7 @@ class Session:
         ``version_1_after``: seconds after which a server that has never said its version is taken for a
         version 1 server, which gives no such word. Raises as :meth:`receive`.
         """
-        guess = None if self._state.server_version == 2 else deadline_after(version_1_after)
+        guess = None if self._state.server_version >= 2 else deadline_after(version_1_after)
         limit = earlier(guess, deadline)
         if not self._reader.acquire(timeout=remaining(deadline)):
             raise AnyTLSTimeout("timed out while another thread was reading")
@@ -693,7 +719,7 @@ class Session:
                     raise self._ended()
                 if count != NEED_INPUT:
                     continue
-                if protocol.peer_version == 2:
+                if protocol.peer_version >= 2:
                     limit = deadline
                 try:
                     if waited and remaining(limit) == 0:
@@ -701,11 +727,12 @@ class Session:
                     self._wait_for_input(limit)
                     waited = True
                 except AnyTLSTimeout:
-                    if limit is guess and protocol.peer_version != 2:
+                    if limit is guess and protocol.peer_version < 2:
                         return
                     raise
             self._stream_is_over(stream_id)
         except AnyTLSTimeout:
+            self._timed_out = deadline != AT_ONCE
             raise
         except AnyTLSError as exc:
             raise self._break(exc) from exc.__cause__
@@ -802,6 +829,8 @@ class Session:
         if self.error is not None:
             return self.error
         if not self._state.frame_received and not self.frames_received:
+            if (refusal := self._tls.last_words()) is not None:
+                return refusal
             outbound = self._state.outbound
             return AuthenticationError(
                 f"{outbound.server}:{outbound.server_port} closed the connection right after the "

@@ -12,6 +12,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import logging
+import math
 import random
 import socket
 import threading
@@ -68,6 +69,8 @@ class PoolState:
         self.scheme: PaddingScheme = DEFAULT_SCHEME
         self.server_version = 0  #: 2 once any session heard so
         self.frame_received = False  #: any frame, on any session: the password is right
+        self.suspect_since = -math.inf  #: an upload at that time got no answer until its time-out
+        self.dead_since = -math.inf  #: a session that was last heard then has failed to prove its life
 
         self.lock = threading.Lock()
         self.changed = threading.Condition(self.lock)

@@ -47,15 +47,20 @@ class Relay:
         return f"<Relay of {len(self._pairs) + len(self._new)} pairs>"
 
     def join(
-        self, local: socket.socket, stream: Stream, on_end: Callable[[Pair], None] | None = None
+        self,
+        local: socket.socket,
+        stream: Stream,
+        on_end: Callable[[Pair], None] | None = None,
+        head: bytes = b"",
     ) -> Pair:
         """Relay between ``local`` and ``stream`` until either ends, and close both.
 
         ``on_end`` is called by the relay's thread with the pair when it is over; it must not wait.
-        Raises :class:`OSError` or :class:`RuntimeError` where the system gives no thread or descriptor.
+        ``head`` was read from ``local`` already and goes up first. Raises :class:`OSError` or
+        :class:`RuntimeError` where the system gives no thread or descriptor.
         """
         local.setblocking(False)
-        pair = Pair(local, stream, on_end)
+        pair = Pair(local, stream, on_end, head)
         pair.remote_fd = stream._attach_relay(lambda: self._poke(pair))
         try:
             with self._lock:
@@ -67,6 +72,11 @@ class Relay:
             raise
         self._wake()
         return pair
+
+    def end(self, pair: Pair) -> None:
+        """End a pair from another thread; ``on_end`` tells when it is over."""
+        pair.unwanted = True
+        self._poke(pair)
 
     def _start(self) -> None:
         self._poller = make_poller()
@@ -117,8 +127,9 @@ class Relay:
                 ready.add(pair)
             while self._poked:
                 pair = self._poked.popleft()
-                pair.poked()
-                ready.add(pair)
+                if pair in self._pairs:  # else it is over: another has its numbers
+                    pair.poked()
+                    ready.add(pair)
             now = time.monotonic()
             self._expire(now, ready)
             again: set[Pair] = set()
@@ -196,6 +207,8 @@ class Relay:
                 poller.remove(fd)
 
             pair.on_release = stop_watching  # type: ignore[method-assign]
+        if pair.unwanted:
+            pair.poked()
 
     def _expire(self, now: float, ready: set[Pair]) -> None:
         for pair in list(self._timed):

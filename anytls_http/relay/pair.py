@@ -75,7 +75,11 @@ class Pair:
     """
 
     def __init__(
-        self, local: socket.socket, stream: Stream, on_end: Callable[[Pair], None] | None = None
+        self,
+        local: socket.socket,
+        stream: Stream,
+        on_end: Callable[[Pair], None] | None = None,
+        head: bytes = b"",
     ) -> None:
         self.local = local
         self.stream: Stream | None = stream
@@ -101,8 +105,10 @@ class Pair:
         self._remote_ended = False
         self._answered = True
         self._moved_at_eof = 0
-        self._up = memoryview(b"")
+        self._up = memoryview(head)
         self._down = memoryview(b"")
+        #: Set by any thread, which then pokes the relay: the pair is to end now.
+        self.unwanted = False
 
     def told(self, fd: int, events: int) -> None:
         """Take note of events on one of the two descriptors."""
@@ -118,6 +124,8 @@ class Pair:
     def poked(self) -> None:
         """Another thread has read from the session: what is there now, no event tells."""
         self.remote_readable = True
+        if self.unwanted and not self.over:
+            self._close()
 
     def pump(self, buffer: memoryview) -> int:
         """Move what can be moved now, within a turn; return IDLE, SOON or MORE."""
@@ -308,7 +316,7 @@ class Pair:
         """Close the local side; nothing watches it any more."""
         self._release_stream()
         if self.error is not None:
-            logger.info("a relayed stream broke: %s", self.error)
+            logger.info("a relayed stream broke: %a", str(self.error))
             if self._is_tcp:
                 with contextlib.suppress(OSError):
                     self.local.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

@@ -1,11 +1,12 @@
 """What we accept and refuse, beside the verdict of the real ``sing-box check``; it starts no network.
 
-Four tables, one per pair of verdicts. A row is (fields of the outbound, fields of its ``tls``). Where the two
-differ, the row says why that is meant.
+Four tables, one per pair of verdicts. A row is (fields of the outbound, fields of its ``tls``). Those where the
+two differ are in ``differences.py``, each with the reason, and in ``docs/configuration.md``.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 from collections.abc import Callable
@@ -15,18 +16,13 @@ from typing import Any
 import pytest
 
 from anytls_http.config import AnyTLSOutbound
+from anytls_http.config.definitions import FIELDS, Kind
+from anytls_http.config.tls_names import CIPHER_SUITES
 from anytls_http.errors import ConfigError
+from anytls_http.testing import make_certificate
+from tests.config.differences import ONLY_WE_ACCEPT, ONLY_WE_REFUSE, WE_MAY_REFUSE, Row, out, tls
 
-Row = tuple[dict[str, Any], dict[str, Any]]
-
-
-def out(**fields: Any) -> Row:
-    return fields, {}
-
-
-def tls(**fields: Any) -> Row:
-    return {}, fields
-
+PIN = base64.b64encode(bytes(32)).decode()
 
 BOTH_ACCEPT: list[Row] = [
     out(),
@@ -54,8 +50,11 @@ BOTH_ACCEPT: list[Row] = [
     out(domain_resolver={}),
     out(domain_resolver="local"),
     out(domain_resolver={"server": "local", "strategy": "ipv4_only"}),
+    out(domain_resolver={"server": "local", "disable_cache": True, "rewrite_ttl": 5}),
     out(detour=""),
+    out(detour="other"),
     out(netns=""),
+    out(netns="blue"),
     out(protect_path=""),
     out(tcp_fast_open=False),
     out(tcp_multi_path=True),
@@ -93,7 +92,14 @@ BOTH_ACCEPT: list[Row] = [
     tls(handshake_timeout="0s"),
     tls(cipher_suites=[], curve_preferences=[], certificate_public_key_sha256=[]),
     tls(client_certificate=[], client_certificate_path="", client_key=[], client_key_path=""),
+    *(tls(cipher_suites=[name]) for name in CIPHER_SUITES),
+    tls(cipher_suites=list(CIPHER_SUITES)),
+    *(tls(curve_preferences=curve) for curve in ("P256", "P384", "P521", "X25519", "p256")),
+    tls(certificate_public_key_sha256=PIN),
+    tls(certificate_public_key_sha256=[PIN, PIN], insecure=True),
+    tls(client_certificate="CLIENT", client_key=["CLIENT KEY"]),
     tls(fragment=False, record_fragment=False, fragment_fallback_delay="500ms"),
+    tls(fragment=True, record_fragment=True, fragment_fallback_delay="0s"),
     tls(kernel_tx=True, kernel_rx=True),
     tls(ech={}, utls={}, reality={}),
     tls(ech=None, utls=None, reality=None),
@@ -144,69 +150,19 @@ BOTH_REFUSE: list[Row] = [
     tls(reality={"enabled": True}),
     tls(spoof_method="x"),
     tls(client_key="x"),
+    tls(client_certificate="x"),
+    tls(client_certificate="x", client_key="x"),
+    tls(client_certificate_path="/does/not/exist.pem", client_key="x"),
+    tls(client_certificate_path=["x"]),
+    tls(cipher_suites="TLS_RSA_WITH_AES_128_GCM_SHA256"),
+    tls(cipher_suites="tls_aes_128_gcm_sha256"),
+    tls(cipher_suites=[""]),
+    tls(curve_preferences="P224"),
+    tls(certificate_public_key_sha256="AAA"),
+    tls(certificate_public_key_sha256=PIN, certificate="PEM"),
+    tls(certificate_public_key_sha256=PIN, certificate_path="PEM FILE"),
+    tls(fragment=1),
     tls(nonsense=1),
-]
-
-UNCHECKED = "sing-box check doesn't look at it; it would fail at the first connection"
-OTHERWISE = "it would mean something else than it seems to, silently"
-LATER = "not supported yet"
-ONLY_WE_REFUSE: list[tuple[Row, str]] = [
-    (out(server=""), UNCHECKED),
-    (out(server="a b"), UNCHECKED),
-    (out(server="x.example:443"), UNCHECKED),
-    (out(server="999.1.1.1"), UNCHECKED),
-    (out(server="https://x.example"), UNCHECKED),
-    (out(server_port=0), UNCHECKED),
-    (out(server_port=None), UNCHECKED),
-    (out(password=""), UNCHECKED),
-    (out(password=None), UNCHECKED),
-    (out(idle_session_timeout="-5s"), "a negative duration means nothing (the design's table)"),
-    (out(connect_timeout="-1s"), "a negative duration means nothing"),
-    (out(idle_session_check_interval="1ns"), "a check at every nanosecond"),
-    (out(min_idle_session=-1), "a negative number means nothing"),
-    (out(Server="x.example"), "field names are written as documented; the error says so"),
-    (out(inet4_bind_address="::1"), UNCHECKED),
-    (out(inet6_bind_address="1.2.3.4"), UNCHECKED),
-    (out(routing_mark="0x_12"), "a typing mistake more likely than Go's digit separator"),
-    (out(domain_resolver={"server": "local", "nonsense": 1}), "unknown fields are errors everywhere"),
-    (out(domain_resolver={"server": "local", "disable_cache": True}), LATER),
-    (out(client_metadata="a\nb=c"), "it would add settings of its own"),
-    (out(detour="other"), LATER),
-    (out(netns="blue"), LATER),
-    (out(protect_path="/x"), OTHERWISE + ": it acts on Android only"),
-    (tls(server_name="a b"), UNCHECKED),
-    (tls(alpn=["h2", ""]), UNCHECKED),
-    (tls(alpn="a" * 256), UNCHECKED),
-    (tls(min_version="1.3", max_version="1.2"), UNCHECKED),
-    (tls(max_version="1.1"), UNCHECKED),
-    (tls(handshake_timeout="-5s"), "a negative duration means nothing"),
-    (tls(fragment=True), LATER),
-    (tls(record_fragment=True), LATER),
-    (tls(cipher_suites="TLS_AES_128_GCM_SHA256"), LATER),
-    (tls(curve_preferences="P256"), LATER),
-    (tls(certificate_public_key_sha256="AAAA"), LATER),
-    (tls(ech={"enabled": True}), LATER),
-    (tls(spoof="y.example"), LATER),
-]
-
-SEED = "the seed's own field, not in the released sing-box"
-EMPTY = "an empty string is the default, because the seed's sample has empty strings"
-ONLY_WE_ACCEPT: list[tuple[Row, str]] = [
-    (out(type=None), "only anytls outbounds are read here"),
-    (out(heartbeat="11s"), SEED),
-    (out(ensure_idle_session=2), SEED),
-    (out(ensure_idle_session_create_rate=1), SEED),
-    (out(max_connection_lifetime="1h"), SEED),
-    (out(connection_lifetime_jitter="15m"), SEED),
-    (out(min_idle_session_for_age=1), SEED),
-    (out(idle_session_timeout=""), EMPTY),
-    (out(idle_session_timeout=None), EMPTY),
-    (out(inet4_bind_address=""), EMPTY),
-    (out(routing_mark=""), EMPTY),
-    (out(routing_mark=None), EMPTY),
-    (out(network_strategy=""), EMPTY),
-    (tls(handshake_timeout=""), EMPTY),
-    (out(domain_strategy="prefer_ipv4"), "deprecated in sing-box and off in 1.14; there is no other reason"),
 ]
 
 
@@ -222,7 +178,8 @@ def binary() -> str:
 @pytest.fixture
 def build(ca_pem: str, ca_file: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Row], dict[str, Any]]:
     monkeypatch.setattr("sys.platform", "linux")  # the tables are those of a platform that can do everything
-    stand_ins = {"PEM": ca_pem, "PEM FILE": str(ca_file)}
+    client = make_certificate("client.example")
+    stand_ins = {"PEM": ca_pem, "PEM FILE": str(ca_file), "CLIENT": client.pem, "CLIENT KEY": client.key_pem}
 
     def build(row: Row) -> dict[str, Any]:
         fields, tls_fields = row
@@ -230,6 +187,8 @@ def build(ca_pem: str, ca_file: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
         for name, value in tls_fields.items():
             if value == ["LINES"]:
                 tls_config[name] = ca_pem.splitlines()
+            elif value == ["CLIENT KEY"]:
+                tls_config[name] = client.key_pem.splitlines()
             else:
                 tls_config[name] = stand_ins.get(value, value) if isinstance(value, str) else value
         config = {
@@ -284,6 +243,15 @@ def test_only_we_refuse(build: Callable[[Row], dict[str, Any]], row: Row, why: s
     assert is_refused(build(row)), why
 
 
+@pytest.mark.parametrize(("row", "why"), WE_MAY_REFUSE, ids=map(name_of, WE_MAY_REFUSE))
+def test_we_may_refuse(build: Callable[[Row], dict[str, Any]], row: Row, why: str) -> None:
+    try:
+        AnyTLSOutbound.from_dict(build(row))
+    except ConfigError as problem:
+        assert "Python" in str(problem), why
+        assert "OpenSSL" in str(problem), why
+
+
 @pytest.mark.parametrize(("row", "why"), ONLY_WE_ACCEPT, ids=map(name_of, ONLY_WE_ACCEPT))
 def test_only_we_accept(
     build: Callable[[Row], dict[str, Any]], binary: str, tmp_path: Path, row: Row, why: str
@@ -296,7 +264,7 @@ def test_sing_box_accepts_what_the_tables_say(
     build: Callable[[Row], dict[str, Any]], binary: str, tmp_path: Path
 ) -> None:
     # In one run: where it fails, sing-box's message has the position in the list.
-    rows = BOTH_ACCEPT + [row for row, _ in ONLY_WE_REFUSE]
+    rows = BOTH_ACCEPT + [row for row, _ in ONLY_WE_REFUSE + WE_MAY_REFUSE]
     problem = check(
         binary,
         tmp_path,
@@ -307,6 +275,98 @@ def test_sing_box_accepts_what_the_tables_say(
 
 def _tagged(build: Callable[[Row], dict[str, Any]], number: int, row: Row) -> dict[str, Any]:
     return {**build(row), "tag": f"row-{number}"}
+
+
+#: Every field that sing-box 1.14.4 knows. They were found by asking it about each name in its binary.
+SING_BOX_OUTBOUND = {
+    "bind_address_no_port",
+    "bind_interface",
+    "client_metadata",
+    "connect_timeout",
+    "detour",
+    "disable_tcp_keep_alive",
+    "domain_resolver",
+    "domain_strategy",
+    "fallback_delay",
+    "fallback_network_type",
+    "idle_session_check_interval",
+    "idle_session_timeout",
+    "inet4_bind_address",
+    "inet6_bind_address",
+    "min_idle_session",
+    "netns",
+    "network_strategy",
+    "network_type",
+    "password",
+    "protect_path",
+    "reuse_addr",
+    "routing_mark",
+    "server",
+    "server_port",
+    "tag",
+    "tcp_fast_open",
+    "tcp_keep_alive",
+    "tcp_keep_alive_interval",
+    "tcp_multi_path",
+    "tls",
+    "type",
+    "udp_fragment",
+}
+SING_BOX_TLS = {
+    "alpn",
+    "certificate",
+    "certificate_path",
+    "certificate_public_key_sha256",
+    "cipher_suites",
+    "client_certificate",
+    "client_certificate_path",
+    "client_key",
+    "client_key_path",
+    "curve_preferences",
+    "disable_sni",
+    "ech",
+    "enabled",
+    "engine",
+    "fragment",
+    "fragment_fallback_delay",
+    "handshake_timeout",
+    "insecure",
+    "kernel_rx",
+    "kernel_tx",
+    "max_version",
+    "min_version",
+    "reality",
+    "record_fragment",
+    "server_name",
+    "spoof",
+    "spoof_method",
+    "utls",
+}
+#: The seed's own.
+OURS = {
+    "ensure_idle_session",
+    "ensure_idle_session_create_rate",
+    "max_connection_lifetime",
+    "connection_lifetime_jitter",
+    "min_idle_session_for_age",
+    "heartbeat",
+}
+
+
+def test_the_fields_are_those_of_sing_box_and_the_seed(binary: str, tmp_path: Path) -> None:
+    assert {field.name for field in FIELDS if not field.parent} == SING_BOX_OUTBOUND | OURS
+    assert {field.name for field in FIELDS if field.parent == "tls"} == SING_BOX_TLS
+    # Any value of the right type; what it says of the outbound as a whole doesn't matter.
+    durations = {field.name for field in FIELDS if field.kind is Kind.DURATION}
+    values = {name: "1s" if name in durations else None for name in SING_BOX_OUTBOUND | SING_BOX_TLS | OURS}
+    values |= {"routing_mark": 1, "network_strategy": "default", "min_idle_session": 1}
+    tls_config = {**{name: values[name] for name in SING_BOX_TLS}, "enabled": True}
+    known = {name: values[name] for name in SING_BOX_OUTBOUND}
+    outbound = {**known, "type": "anytls", "server": "x.example", "tls": tls_config}
+    assert "decode config" not in check(binary, tmp_path, [outbound])
+    for name in OURS:
+        assert "unknown field" in check(binary, tmp_path, [{**outbound, name: values[name]}])
+    assert "unknown field" in check(binary, tmp_path, [{**outbound, "tls": {**tls_config, "x": None}}])
 
 
 JSON_ACCEPTED = [

@@ -81,15 +81,6 @@ def test_errors(make: Make, tls: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("cipher_suites", ["TLS_AES_128_GCM_SHA256"]),
-        ("curve_preferences", "P256"),
-        ("certificate_public_key_sha256", "AAAA"),
-        ("client_certificate", "-----BEGIN CERTIFICATE-----"),
-        ("client_certificate_path", "x"),
-        ("client_key", ["-----BEGIN PRIVATE KEY-----", "s3cr3t"]),
-        ("client_key_path", "x"),
-        ("fragment", True),
-        ("record_fragment", True),
         ("spoof", "x"),
         ("spoof_method", "x"),
         ("ech", {"enabled": True}),

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import logging
 import os
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,8 @@ def exchange(outbound: dict[str, Any], target: Target) -> None:
 
 def refusal(outbound: dict[str, Any], kind: type[Exception] = CertificateError) -> str:
     """Return the error of a client that doesn't get through."""
-    with AnyTLSClient(outbound) as client:
-        with pytest.raises(kind) as caught:
-            client.create_connection(("target.test", 80), timeout=5, wait_open=True)
+    with AnyTLSClient(outbound) as client, pytest.raises(kind) as caught:
+        client.create_connection(("target.test", 80), timeout=5, wait_open=True)
     assert type(caught.value) is kind
     return str(caught.value)
 
@@ -153,8 +153,6 @@ class TestPins:
                 outbound = server.outbound(tls=tls)
                 before = server.sessions_accepted
                 with SingBoxClient(outbound) as rival:
-                    import urllib.request
-
                     handler = urllib.request.ProxyHandler({"http": rival.proxy_url})
                     opener = urllib.request.build_opener(handler)
                     with pytest.raises(OSError):
@@ -239,6 +237,10 @@ class TestClientCertificate:
             wrong = authority.issue(expired=True) if kind == "expired" else make_certificate("client.test")
             tls |= {"client_certificate": wrong.pem, "client_key": wrong.key_pem}
         text = refusal(strict.outbound(tls=tls), DialError)
+        if (kind, version) == ("none", "1.2"):
+            # What Go says there may mean other things as well.
+            assert "or it wants a client certificate, see tls.client_certificate" in text
+            return
         assert "the server wants a client certificate and got none that it accepts" in text
         assert "tls.client_certificate and tls.client_key" in text
 

@@ -14,7 +14,6 @@ from anytls_http import AnyTLSClient, AnyTLSTimeout, DialError
 from anytls_http.net import acknowledged
 from anytls_http.testing import AnyTLSServer, make_certificate
 from tests.sockets.targets import Background, Target, takes
-from tests.support.relay import Relay
 from tests.support.singbox import SingBoxServer, skip_without_singbox, wait_until
 from tests.support.wire import HANDSHAKE, Sniffer, Wiretap, read_client_hello, records
 
@@ -175,10 +174,7 @@ def test_a_peer_that_acknowledges_late(target: Target) -> None:
 def test_without_a_name_there_is_nothing_to_hide(
     target: Target, tls: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with AnyTLSServer() as server, caplog.at_level(logging.WARNING, "anytls_http.net"):
-        with Relay(("127.0.0.1", server.port)) as relay, takes(0, 1):
-            exchange(
-                relay.outbound(server.outbound(tls={"fragment": True, "record_fragment": True, **tls})),
-                target,
-            )
+    fields = {"fragment": True, "record_fragment": True, **tls}
+    with AnyTLSServer() as server, caplog.at_level(logging.WARNING, "anytls_http.net"), takes(0, 1):
+        exchange(server.outbound(tls=fields), target)
     assert "have no effect: no server name is sent" in caplog.text

@@ -593,7 +593,7 @@ def waits(lib: Library, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Take the place of the waits between two tries."""
     taken: list[float] = []
     fake = type("time", (), {"sleep": taken.append, "monotonic": time.monotonic})
-    monkeypatch.setattr("anytls_http.integrations._httpcore.time", fake)
+    monkeypatch.setattr("anytls_http.integrations._httpx.time", fake)
     return taken
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from anytls_http.config import AnyTLSOutbound, PoolOptions, TLSOptions
@@ -44,7 +44,7 @@ class FakeSession:
     error: AnyTLSError | None = None
     closed_for: str = ""
     #: When HeartRequests were sent.
-    beats: list[float] = None  # type: ignore[assignment]
+    beats: list[float] = field(default_factory=list)
     #: Whether the connection takes a HeartRequest.
     takes_heartbeats: bool = True
     #: Whether the server answers at once.
@@ -56,7 +56,6 @@ class FakeSession:
     on_look: Callable[[FakeSession], None] | None = None
 
     def __post_init__(self) -> None:
-        self.beats = []
         self.created_at = self.idle_since = self.state.clock()
 
     def look(self) -> bool:

@@ -87,13 +87,13 @@ def wait_asleep(watcher: Watcher) -> tuple[list[Session], threading.Thread]:
     return found, thread
 
 
-def wait_for_input(watcher: Watcher) -> list[Session]:
+def wait_for_input(watcher: Watcher) -> list[FakeSession]:
     """Wait as the maintenance does: a wake-up for a change alone is no report."""
     deadline = time.monotonic() + LONG
     while time.monotonic() < deadline:
         found = watcher.wait(LONG)
         if found:
-            return found
+            return cast("list[FakeSession]", found)
     raise AssertionError("nothing was reported")
 
 
@@ -308,7 +308,7 @@ def test_a_forked_childs_close_leaves_the_parents_watching(stack: ExitStack) -> 
     child._poller._epoll = select.epoll.fromfd(os.dup(watcher._poller._epoll.fileno()))  # type: ignore[union-attr]
     child.close_inherited()
     session.there.send(b"x")
-    assert watcher.wait(LONG) == [session]
+    assert watcher.wait(LONG) == [session.as_session]
 
 
 def test_threads_that_come_and_go_lose_no_session(watcher: Watcher, stack: ExitStack) -> None:

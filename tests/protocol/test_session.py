@@ -371,6 +371,92 @@ def test_nothing_of_the_last_stream_is_told_of_the_next() -> None:
     assert not (session.syn_sent or session.acknowledged or session.peer_closed or session.refusal)
 
 
+# -- a FIN that may wait -------------------------------------------------------------------------
+
+
+def past_padding() -> ClientSession:
+    session = with_open_stream(FIXED)
+    for _ in range(3):
+        session.data_records(memoryview(b"data"))
+    assert session.padding_is_over
+    return session
+
+
+def test_a_held_fin_leaves_with_the_next_stream_in_one_record_and_before_its_syn() -> None:
+    session = past_padding()
+    assert session.end_stream(hold_fin=True) == []
+    assert session.has_held_fin
+    session.open_stream(ADDRESS)
+    records = session.data_records(memoryview(b"hello"))
+    assert len(records) == 1
+    assert frames(records, waste=True) == [
+        Frame(Command.FIN, 1, b""),
+        Frame(Command.SYN, 2, b""),
+        Frame(Command.PSH, 2, ADDRESS),
+        Frame(Command.PSH, 2, b"hello"),
+    ]
+    assert not session.has_held_fin
+
+
+def test_a_held_fin_leaves_before_an_opening_without_data_too() -> None:
+    session = past_padding()
+    session.end_stream(hold_fin=True)
+    session.open_stream(ADDRESS)
+    sent = frames(session.opening_records())
+    assert [(frame.command, frame.stream_id) for frame in sent] == [
+        (Command.FIN, 1),
+        (Command.SYN, 2),
+        (Command.PSH, 2),
+    ]
+
+
+def test_a_held_fin_leaves_with_a_control_frame() -> None:
+    session = past_padding()
+    session.end_stream(hold_fin=True)
+    assert frames(session.heart_request()) == [
+        Frame(Command.FIN, 1, b""),
+        Frame(Command.HEART_REQUEST, 0, b""),
+    ]
+    session = past_padding()
+    session.end_stream(hold_fin=True)
+    Driver(session).feed_frame(Command.HEART_REQUEST)
+    assert frames(session.heart_responses()) == [
+        Frame(Command.FIN, 1, b""),
+        Frame(Command.HEART_RESPONSE, 0, b""),
+    ]
+
+
+def test_a_held_fin_leaves_alone_when_asked_for_and_once() -> None:
+    session = past_padding()
+    session.end_stream(hold_fin=True)
+    assert session.held_fin() == [encode_frame(Command.FIN, 1)]
+    assert session.held_fin() == [] and not session.has_held_fin
+    session.open_stream(ADDRESS)
+    assert frames(session.opening_records())[0].command == Command.SYN
+
+
+def test_a_held_fin_stays_held_while_the_next_stream_is_given_up_before_its_syn() -> None:
+    session = past_padding()
+    session.end_stream(hold_fin=True)
+    session.open_stream(ADDRESS)
+    assert session.end_stream(hold_fin=True) == []
+    assert session.held_fin() == [encode_frame(Command.FIN, 1)]
+
+
+def test_while_packets_are_padded_no_fin_is_held() -> None:
+    """ "Every later write counts": each packet has a size of its own to show."""
+    session = with_open_stream(FIXED)
+    assert sizes(session.end_stream(hold_fin=True)) == [700]
+    assert not session.has_held_fin
+
+
+def test_where_the_server_needs_no_fin_none_is_held() -> None:
+    session = past_padding()
+    Driver(session).feed_frame(Command.FIN, 1)
+    assert session.end_stream(hold_fin=True) == []
+    assert not session.has_held_fin
+
+
 # -- what the server says of the stream ----------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from anytls_http.protocol.frames import HEADER, HEADER_SIZE, MAX_DATA, Command, encode_frame
 from anytls_http.protocol.padding import DEFAULT_SCHEME, PaddingScheme
-from anytls_http.protocol.session import MAX_HEART_RESPONSES, ClientSession, Event
+from anytls_http.protocol.session import MAX_HEART_RESPONSES, ClientSession, Event, Piece
 from tests.protocol.driver import ADDRESS, BARE, FIXED, Driver, frames, make_session, with_open_stream
 
 COMMANDS = st.one_of(st.sampled_from([int(command) for command in Command]), st.integers(0, 255))
@@ -90,6 +90,40 @@ def test_what_the_user_sends_arrives_whole_and_in_order(
     assert [frame.command for frame in sent[:3]] == [Command.SETTINGS, Command.SYN, Command.PSH]
     assert b"".join(frame.data for frame in sent[3:]) == data
     assert (sent[-1].command, sent[-1].stream_id) == (Command.FIN, 1)
+
+
+@given(
+    st.lists(st.sampled_from(["open", "data", "end", "end later", "heart", "fin"]), max_size=60),
+    SCHEMES,
+)
+def test_frames_leave_in_the_order_of_what_the_user_did(steps: list[str], scheme: PaddingScheme) -> None:
+    """SYN, address, data, FIN of one stream after the other, wherever a FIN was held; ids rise by one."""
+    session = make_session(scheme)
+    written: list[Piece] = []
+    expected: list[tuple[int, int]] = []
+    for step in steps:
+        if step == "open" and not session.stream_id:
+            session.open_stream(ADDRESS)
+        elif step == "data" and session.stream_id:
+            if not session.syn_sent:
+                expected += [(Command.SYN, session.stream_id), (Command.PSH, session.stream_id)]
+            expected.append((Command.PSH, session.stream_id))
+            written += session.data_records(memoryview(b"data"))
+        elif step in ("end", "end later") and session.stream_id:
+            if session.syn_sent:
+                expected.append((Command.FIN, session.stream_id))
+            written += session.end_stream(hold_fin=step == "end later")
+        elif step == "heart":
+            expected.append((Command.HEART_REQUEST, 0))
+            written += session.heart_request()
+        elif step == "fin":
+            written += session.held_fin()
+    written += session.held_fin()
+    sent = frames(written)
+    assert not sent or sent[0].command == Command.SETTINGS
+    assert [(frame.command, frame.stream_id) for frame in sent[1:]] == expected
+    ids = [stream_id for command, stream_id in expected if command == Command.SYN]
+    assert ids == list(range(1, len(ids) + 1))
 
 
 # -- hostile servers -----------------------------------------------------------------------------

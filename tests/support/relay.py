@@ -92,8 +92,6 @@ class Relay:
         """Swallow from now on what comes on the connections of this moment; later ones work."""
         for way in list(self._ways):
             way.deaf = True
-            way.waiting.clear()
-            way.size = 0
 
     def close(self) -> None:
         """End everything, and wait for the thread."""

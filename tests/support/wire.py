@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from tests.support.relay import Relay
 
@@ -152,7 +152,7 @@ class Sniffer:
         self._sock.bind(("lo", 0))
         self._sock.setblocking(False)
 
-    def __enter__(self) -> Sniffer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:

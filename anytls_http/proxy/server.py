@@ -1,0 +1,523 @@
+"""The proxy itself: it listens, looks after clients that say nothing, and gives the others a thread for a while."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import logging
+import os
+import selectors
+import socket
+import threading
+import time
+import urllib.parse
+import weakref
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from anytls_http.client import AnyTLSClient
+from anytls_http.config import AnyTLSOutbound
+from anytls_http.errors import AnyTLSError, ConfigError
+from anytls_http.relay import Pair, shared_relay
+from anytls_http.sockets import AnyTLSSocket
+
+from . import socks
+from .associate import Association
+from .incoming import BadGreeting, ClientLeft, Credentials, Incoming, shown
+from .socks import Command
+from .verdicts import Reply, socks_reply
+from .web import Conversation
+
+if TYPE_CHECKING:
+    from typing import Self
+
+logger = logging.getLogger("anytls_http.proxy")
+
+#: Seconds for a greeting, the first byte included, without the time that the target needs.
+GREETING_TIMEOUT = 10.0
+#: Seconds that an HTTP connection is kept for the next request.
+KEEP_ALIVE = 60.0
+#: Seconds for the server to reach a target.
+OPEN_TIMEOUT = 30.0
+#: Connections at a time; further ones wait in the kernel.
+MAX_CONNECTIONS = 8192
+#: Threads for greetings and plain HTTP requests; further ones wait for a free one.
+MAX_THREADS = 512
+#: Seconds that accepting pauses where the system has no descriptors left.
+PAUSE = 0.2
+#: Seconds that :meth:`LocalProxy.close` waits for its threads and the relay.
+CLOSE_TIMEOUT = 5.0
+
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class LocalProxy:
+    """A proxy for local programs whose connections go through the tunnel.
+
+    ::
+
+        with LocalProxy(outbound) as proxy:
+            subprocess.run(["curl", "--proxy", proxy.url, "https://example.org/"])
+
+    ``config_or_client``: what :class:`AnyTLSClient` takes, or a client, which is shared and not closed.
+    ``listen``: host and port, port 0 takes a free one. ``username``, ``password``: what clients have to know
+    (SOCKS5 and HTTP Basic); listening on anything but loopback without them is refused. Raises
+    :class:`ConfigError` for that, and ``OSError`` where it can't listen; it listens from the constructor on.
+    SOCKS5, SOCKS4a and HTTP are told apart by a connection's first byte; names are resolved by the server.
+    """
+
+    def __init__(
+        self,
+        config_or_client: Mapping[str, Any] | AnyTLSOutbound | AnyTLSClient,
+        listen: tuple[str, int] = ("127.0.0.1", 0),
+        username: str | None = None,
+        password: str | None = None,
+    ) -> None:
+        self._credentials = _credentials(username, password)
+        if self._credentials is None and not _is_loopback(listen[0]):
+            raise ConfigError(
+                f"listen: {shown(listen[0])} can be reached by others; that takes a user name and a password"
+            )
+        self._owns_client = not isinstance(config_or_client, AnyTLSClient)
+        self._client = (
+            config_or_client if isinstance(config_or_client, AnyTLSClient) else AnyTLSClient(config_or_client)
+        )
+        self._changed = threading.Condition()
+        self._closing = False
+        self._waiting_for_thread: deque[Incoming] = deque()
+        self._returned: deque[Incoming] = deque()  # HTTP connections that wait for the next request
+        self._threads = 0
+        self._greeting: set[Incoming] = set()  # those that a thread serves
+        self._pairs: set[Pair] = set()
+        self._associations: set[Association] = set()
+        self._idle = 0  # connections that the front watches
+        self.accepted = 0  #: connections so far
+        self.failed = 0  #: of them, those whose target was not reached
+        self._listener = _listen(listen)
+        self._host: str = self._listener.getsockname()[0]
+        #: The port that it listens on.
+        self.port: int = self._listener.getsockname()[1]
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)
+        self._wake_writer.setblocking(False)
+        self._front = threading.Thread(target=self._run, name=f"anytls-proxy-{self.port}", daemon=True)
+        try:
+            if self._owns_client:
+                self._client.__enter__()
+            self._front.start()
+        except BaseException:
+            self._listener.close()
+            self._wake_reader.close()
+            self._wake_writer.close()
+            if self._owns_client:
+                self._client.close()
+            raise
+        _proxies.add(self)
+        logger.info("proxy started at %s:%d", self._host, self.port)
+
+    # -- what a user sees ------------------------------------------------------------------------------
+
+    @property
+    def client(self) -> AnyTLSClient:
+        """The client whose tunnel is used."""
+        return self._client
+
+    @property
+    def url(self) -> str:
+        """The ``http://`` URL of the proxy, with user name and password where it has them."""
+        return self._url("http")
+
+    @property
+    def socks_url(self) -> str:
+        """The ``socks5h://`` URL (the server resolves names), with user name and password where it has them."""
+        return self._url("socks5h")
+
+    @property
+    def connections(self) -> int:
+        """How many clients there are at this moment."""
+        with self._changed:
+            return self._count()
+
+    def close(self) -> None:
+        """Stop listening and end all connections, and the client where it is the proxy's own; any number of times."""
+        with self._changed:
+            first = not self._closing
+            self._closing = True
+            clients = list(self._greeting) + list(self._waiting_for_thread)
+            pairs = list(self._pairs)
+            associations = list(self._associations)
+        if first:
+            self._wake()
+            for client in clients:
+                with contextlib.suppress(OSError):
+                    client.sock.shutdown(socket.SHUT_RDWR)
+            for association in associations:
+                association.stop()
+            for pair in pairs:
+                shared_relay().end(pair)
+            if self._owns_client:
+                self._client.close()
+        if threading.current_thread() is not self._front:
+            self._front.join(CLOSE_TIMEOUT)
+        with self._changed:
+            self._changed.wait_for(lambda: not self._count() and not self._threads, CLOSE_TIMEOUT)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closing else f"{self.connections} connections"
+        return f"<LocalProxy at {self._host}:{self.port}, {state}>"
+
+    def _url(self, scheme: str) -> str:
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)
+        if ":" in host:
+            host = f"[{host}]"
+        who = ""
+        if self._credentials is not None:
+            quoted = [
+                urllib.parse.quote(text, safe="")
+                for text in (self._credentials.username, self._credentials.password)
+            ]
+            who = ":".join(quoted) + "@"
+        return f"{scheme}://{who}{host}:{self.port}"
+
+    def _count(self) -> int:
+        return (
+            self._idle
+            + len(self._greeting)
+            + len(self._waiting_for_thread)
+            + len(self._returned)
+            + len(self._pairs)
+            + len(self._associations)
+        )
+
+    # -- the front: clients that say nothing -----------------------------------------------------------
+
+    def _wake(self) -> None:
+        with self._changed:
+            if not self._front.is_alive():
+                return
+            with contextlib.suppress(OSError):  # full: it is going to wake; closed: it has ended
+                self._wake_writer.send(b"\0")
+
+    def _run(self) -> None:
+        front = _Front(self._listener, self._wake_reader)
+        try:
+            while not self._closing:
+                with self._changed:
+                    while self._returned:
+                        front.watch(self._returned.popleft(), KEEP_ALIVE)
+                    self._idle = front.watched
+                    full = self._count() >= MAX_CONNECTIONS
+                accepted, ready = front.wait(full)
+                self.accepted += accepted
+                for client in ready:
+                    self._start(client)
+                with self._changed:
+                    self._idle = front.watched
+        except Exception:
+            logger.exception("the proxy's thread failed")
+            self._closing = True
+        finally:
+            front.close()
+            with self._changed:
+                self._idle = 0
+                for client in (*self._returned, *self._waiting_for_thread):
+                    client.close()
+                self._returned.clear()
+                self._waiting_for_thread.clear()
+                self._wake_writer.close()
+                self._changed.notify_all()
+
+    # -- the threads: greetings ------------------------------------------------------------------------
+
+    def _start(self, client: Incoming) -> None:
+        with self._changed:
+            if self._threads >= MAX_THREADS:
+                self._waiting_for_thread.append(client)
+                return
+            self._threads += 1
+            self._greeting.add(client)
+        try:
+            threading.Thread(
+                target=self._work, args=(client,), name=f"anytls-proxy-{self.port}-client", daemon=True
+            ).start()
+        except RuntimeError as exc:
+            logger.warning("no thread for a client: %s", exc)
+            client.close()
+            with self._changed:
+                self._threads -= 1
+                self._greeting.discard(client)
+
+    def _work(self, client: Incoming | None) -> None:
+        while client is not None:
+            waits = self._serve(client)
+            with self._changed:
+                self._greeting.discard(client)
+                if waits and not self._closing:
+                    self._returned.append(client)
+                    self._wake()
+                elif waits:
+                    client.close()
+                client = None
+                if self._waiting_for_thread and not self._closing:
+                    client = self._waiting_for_thread.popleft()
+                    self._greeting.add(client)
+                else:
+                    self._threads -= 1
+                    self._changed.notify_all()
+
+    def _serve(self, client: Incoming) -> bool:
+        """Serve one client until the relay has it, or it is closed; True when its next request may be waited for."""
+        try:
+            client.limit(GREETING_TIMEOUT)
+            if client.conversation is not None:
+                return self._serve_http(client)
+            first = client.peek()
+            if first in (socks.SOCKS5, socks.SOCKS4):
+                self._serve_socks(client)
+            elif 0x41 <= first <= 0x7A:  # a letter: some method
+                client.conversation = Conversation(client, self._connect, self._credentials)
+                return self._serve_http(client)
+            else:
+                logger.debug("%s: neither SOCKS nor HTTP", shown(client.peer))
+                client.close_gently()
+        except BadGreeting as exc:
+            logger.info("%s: refused: %s", shown(client.peer), shown(exc))
+            client.close_gently()
+        except ClientLeft as exc:
+            logger.debug("%s: left: %s", shown(client.peer), shown(exc))
+            client.close()
+        except Exception:
+            logger.exception("serving a client failed")
+            client.close()
+        return False
+
+    def _serve_socks(self, client: Incoming) -> None:
+        wish = socks.greet(client, self._credentials)
+        if wish.command is Command.UDP_ASSOCIATE:
+            self._associate(client)
+            return
+        try:
+            stream = self._connect(wish.host, wish.port)
+        except AnyTLSError as exc:
+            client.limit(GREETING_TIMEOUT)
+            socks.answer(client, wish.version, socks_reply(exc))
+            client.close_gently()
+            return
+        try:
+            client.limit(GREETING_TIMEOUT)
+            socks.answer(client, wish.version, Reply.SUCCEEDED)
+        except ClientLeft:
+            stream.close()
+            raise
+        self._relay(client, stream, bytes(client.ahead))
+
+    def _serve_http(self, client: Incoming) -> bool:
+        outcome = client.conversation.serve()
+        if outcome is True:
+            return True
+        if outcome is False:
+            client.close_gently()
+        else:
+            self._relay(client, outcome.stream, outcome.head)
+        return False
+
+    def _connect(self, host: str, port: int) -> AnyTLSSocket:
+        """Open a stream and wait for the server's word on it. Raises :class:`AnyTLSError`."""
+        try:
+            return self._client.create_connection((host, port), OPEN_TIMEOUT, wait_open=True)
+        except AnyTLSError as exc:
+            with self._changed:
+                self.failed += 1
+            logger.info("%s:%d: %s", shown(host), port, shown(exc))
+            raise
+
+    def _relay(self, client: Incoming, stream: AnyTLSSocket, head: bytes) -> None:
+        with self._changed:  # _ended can't come before the pair is in the set
+            try:
+                pair = shared_relay().join(client.sock, stream, self._ended, head)
+            except (OSError, RuntimeError) as exc:
+                logger.warning("no relay for a client: %s", exc)
+                stream.close()
+                client.close()
+                return
+            self._pairs.add(pair)
+            closing = self._closing
+        if closing:
+            shared_relay().end(pair)
+
+    def _ended(self, pair: Pair) -> None:
+        with self._changed:
+            self._pairs.discard(pair)
+            self._changed.notify_all()
+
+    def _associate(self, client: Incoming) -> None:
+        try:
+            association = Association(client, self._client, self._association_ended)
+        except (OSError, RuntimeError) as exc:
+            logger.info("%s: no UDP association: %s", shown(client.peer), shown(exc))
+            socks.answer(client, socks.SOCKS5, Reply.GENERAL_FAILURE)
+            client.close_gently()
+            return
+        with self._changed:
+            self._associations.add(association)
+            closing = self._closing
+        association.start()
+        if closing:
+            association.stop()
+
+    def _association_ended(self, association: Association) -> None:
+        with self._changed:
+            self._associations.discard(association)
+            self._changed.notify_all()
+
+    def forget_in_child(self) -> None:
+        """In a forked child: close its copies of what the front owns; the parent goes on."""
+        self._changed = threading.Condition()
+        self._closing = True
+        for sock in (self._listener, self._wake_reader, self._wake_writer):
+            fd = sock.detach()
+            if fd >= 0:
+                os.close(fd)
+
+
+class _Front:
+    """The listener and the clients that say nothing, in one selector; for the front's thread alone."""
+
+    def __init__(self, listener: socket.socket, wake: socket.socket) -> None:
+        self._listener = listener
+        self._wake = wake
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(wake, selectors.EVENT_READ)
+        self._due: dict[Incoming, float] = {}
+        self._accepting = False
+        self._pause_until = 0.0
+
+    @property
+    def watched(self) -> int:
+        """How many clients it watches."""
+        return len(self._due)
+
+    def watch(self, client: Incoming, patience: float) -> None:
+        """Report ``client`` when it says something; close it when it doesn't within ``patience`` seconds."""
+        client.sock.setblocking(False)
+        self._due[client] = time.monotonic() + patience
+        self._selector.register(client.sock, selectors.EVENT_READ, client)
+
+    def wait(self, full: bool) -> tuple[int, list[Incoming]]:
+        """Wait for something to happen; return how many were accepted, and who has something to say."""
+        now = time.monotonic()
+        self._accept_if(not full and now >= self._pause_until)
+        # In the order of their coming, but for those that wait for a next request: so look at all now and then.
+        timeout = 1.0 if self._due else None
+        if not self._accepting:
+            timeout = PAUSE
+        accepted, ready = 0, []
+        for key, _ in self._selector.select(timeout):
+            if key.fileobj is self._listener:
+                accepted = self._accept()
+            elif key.fileobj is self._wake:
+                with contextlib.suppress(BlockingIOError):
+                    while self._wake.recv(4096):
+                        pass
+            else:
+                self._forget(key.data)
+                ready.append(key.data)
+        self._close_overdue(time.monotonic())
+        return accepted, ready
+
+    def _accept_if(self, wanted: bool) -> None:
+        if wanted and not self._accepting:
+            self._selector.register(self._listener, selectors.EVENT_READ)
+        elif self._accepting and not wanted:
+            self._selector.unregister(self._listener)
+        self._accepting = wanted
+
+    def _accept(self) -> int:
+        for count in range(64):
+            try:
+                sock, peer = self._listener.accept()
+            except OSError as exc:
+                if exc.errno in _NO_DESCRIPTORS:
+                    logger.warning("no more clients for now: %s", exc.strerror)
+                    self._pause_until = time.monotonic() + PAUSE
+                return count  # nobody is there any more, or left already
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.watch(Incoming(sock, peer), GREETING_TIMEOUT)
+        return 64
+
+    def _forget(self, client: Incoming) -> None:
+        del self._due[client]
+        self._selector.unregister(client.sock)
+
+    def _close_overdue(self, now: float) -> None:
+        for client in [client for client, due in self._due.items() if due <= now]:
+            self._forget(client)
+            client.close()
+
+    def close(self) -> None:
+        """Close the listener and everything that is watched."""
+        for client in self._due:
+            client.close()
+        self._due.clear()
+        self._selector.close()
+        self._listener.close()
+        self._wake.close()
+
+
+def _credentials(username: str | None, password: str | None) -> Credentials | None:
+    if username is None and password is None:
+        return None
+    if not username or password is None:
+        raise ConfigError("username, password: both are needed, or neither")
+    if ":" in username or len(username.encode()) > 255 or len(password.encode()) > 255:
+        raise ConfigError("username, password: at most 255 bytes each, and no colon in the user name")
+    return Credentials(username, password)
+
+
+def _is_loopback(host: str) -> bool:
+    if not host:
+        return False
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        return all(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found)
+    except OSError as exc:
+        raise ConfigError(f"listen: {shown(host)}: {exc.strerror or exc}") from None
+    except UnicodeError:
+        raise ConfigError(f"listen: {shown(host)} is not a host") from None
+
+
+def _listen(address: tuple[str, int]) -> socket.socket:
+    host, port = address
+    try:
+        family, _, _, _, where = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.create_server(where[:2], family=family, backlog=1024)
+    except OverflowError:
+        raise ConfigError(f"listen: {port} is not a port") from None
+    except OSError as exc:
+        where_to = shown(f"{host}:{port}")
+        raise OSError(exc.errno, f"can't listen on {where_to}: {exc.strerror or exc}") from exc
+    listener.setblocking(False)
+    return listener
+
+
+_proxies: weakref.WeakSet[LocalProxy] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for proxy in list(_proxies):
+        proxy.forget_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
