@@ -101,7 +101,8 @@ class AnyTLSClient:
         The server must know UDP over TCP version 2, as sing-box does. ``timeout`` as in
         :meth:`create_connection`, which says what is raised.
         """
-        return AnyTLSDatagram(self.create_connection(UDP_TARGET, timeout), address)
+        seconds = socket.getdefaulttimeout() if isinstance(timeout, EllipsisType) else timeout
+        return AnyTLSDatagram(lambda: self.create_connection(UDP_TARGET, seconds), address, seconds)
 
     def wait_ready(self, n: int = 1, timeout: float | None = None) -> None:
         """Wait until ``n`` sessions are ready for use, dialling them where ``ensure_idle_session`` is less.

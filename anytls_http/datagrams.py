@@ -1,21 +1,29 @@
 """Datagrams through the tunnel: :class:`AnyTLSDatagram`, made by :meth:`AnyTLSClient.create_datagram`.
 
-They travel in one stream (UDP over TCP, version 2), so they arrive in order and none is lost between
-this process and the server; from there on they are UDP.
+They travel in streams (UDP over TCP, version 2), so they arrive in order and none is lost between this
+process and the server; from there on they are UDP. What goes to IP addresses shares one stream; each name
+has one of its own, since sing-box resolves the names of whole streams only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
+import logging
 import os
+import select
 import socket
 import threading
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .errors import AnyTLSTimeout, SessionClosed, StreamRefused
-from .net.waiting import AT_ONCE, deadline_after, remaining
+from .net.waiting import AT_ONCE, deadline_after, remaining, wait_writable
+from .protocol.address import is_name
 from .protocol.uot import MAX_DATAGRAM, Address, DatagramDecoder, encode_datagram, encode_request
+from .relay import shared_relay
 from .sockets import AnyTLSSocket
 
 if TYPE_CHECKING:
@@ -23,43 +31,176 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-__all__ = ["AnyTLSDatagram"]
+__all__ = ["AnyTLSDatagram", "Channel", "Channels"]
 
+logger = logging.getLogger("anytls_http.datagrams")
+
+#: Most names that have a stream at a time; the one that was longest without use makes room.
+MAX_NAMES = 64
 _READ_SIZE = 64 * 1024
+
+
+class Channel:
+    """One stream of datagrams as a real socket that never blocks; ``address`` None: each has its own.
+
+    One thread may receive while another sends.
+    """
+
+    def __init__(self, stream: AnyTLSSocket, address: Address | None) -> None:
+        self.address = address
+        self.used_at = time.monotonic()
+        self._decoder = DatagramDecoder(with_addresses=address is None)
+        self._unsent = bytearray(encode_request(address))
+        self.sock, theirs = socket.socketpair()
+        self.sock.setblocking(False)
+        try:
+            self._pair = shared_relay().join(theirs, stream)
+        except BaseException:
+            self.sock.close()
+            theirs.close()
+            raise
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait for the stream to take them."""
+        return len(self._unsent)
+
+    def put(self, data: Buffer, address: Address | None) -> None:
+        """Add one datagram to what is to be sent. Raises :class:`ValueError` for an impossible address."""
+        self._unsent += encode_datagram(memoryview(data).cast("B"), address)
+        self.used_at = time.monotonic()
+
+    def flush(self) -> bool:
+        """Send what goes at once; True when nothing is left. Raises as :meth:`receive`."""
+        try:
+            while self._unsent:
+                del self._unsent[: self.sock.send(self._unsent)]
+        except BlockingIOError:
+            return False
+        except OSError as exc:
+            raise self._ended() from exc
+        return True
+
+    def receive(self) -> bool:
+        """Take in what has come; False when nothing has.
+
+        Raises :class:`SessionClosed` or :class:`StreamRefused` when the stream has ended, or makes no sense.
+        """
+        try:
+            data = self.sock.recv(_READ_SIZE)
+        except BlockingIOError:
+            return False
+        except OSError as exc:
+            raise self._ended() from exc
+        if not data:
+            raise self._ended()
+        self._decoder.feed(data)
+        return True
+
+    def next(self) -> tuple[bytes, Address] | None:
+        """Return a datagram that has come, and its source. Raises as :meth:`receive`."""
+        try:
+            datagram = self._decoder.next()
+        except ValueError as exc:
+            raise SessionClosed(f"the server sent what is no datagram: {exc}") from exc
+        if datagram is None:
+            return None
+        source, payload = datagram
+        return payload, source or self.address or ("", 0)
+
+    def _ended(self) -> OSError:
+        error = self._pair.error
+        if isinstance(error, StreamRefused):
+            return StreamRefused(str(error))
+        return SessionClosed(str(error) if error else "the server ended the stream of datagrams")
+
+    def close(self) -> None:
+        """End the stream."""
+        self.sock.close()
+
+
+class Channels:
+    """The channels of one datagram socket: ``open_stream`` makes a stream, ``address`` is the only one, or None.
+
+    Not safe for two threads at once.
+    """
+
+    def __init__(self, open_stream: Callable[[], AnyTLSSocket], address: Address | None) -> None:
+        self._open_stream = open_stream
+        self._main = Channel(open_stream(), address)
+        self._named: dict[Address, Channel] = {}
+
+    def all(self) -> list[Channel]:
+        """Return all of them."""
+        return [self._main, *self._named.values()]
+
+    def put(self, data: Buffer, address: Address) -> Channel:
+        """Add a datagram to the channel for ``address``, which it returns; a new one is opened where there is none.
+
+        Raises :class:`ValueError` for an impossible address, and as ``create_connection``.
+        """
+        main = self._main
+        if main.address is not None or not is_name(address[0]):
+            main.put(data, None if main.address is not None else address)
+            return main
+        channel = self._named.get(address)
+        if channel is None:
+            encode_request(address)  # may raise
+            if len(self._named) >= MAX_NAMES:
+                self.drop(min(self._named.values(), key=lambda channel: channel.used_at))
+            channel = self._named[address] = Channel(self._open_stream(), address)
+        channel.put(data, None)
+        return channel
+
+    def drop(self, channel: Channel) -> bool:
+        """Close a channel that has ended; False where it is the one without which there are no datagrams."""
+        if channel is self._main:
+            return False
+        if channel.address is not None:
+            self._named.pop(channel.address, None)
+        channel.close()
+        return True
+
+    def close(self) -> None:
+        """End all streams."""
+        for channel in self.all():
+            channel.close()
 
 
 class AnyTLSDatagram:
     """A UDP socket on the server's side: ``sendto recvfrom send recv settimeout close getpeername``.
 
-    One thread may receive while another sends. Datagrams hold up to 65,507 bytes.
+    One thread may receive while another sends. Datagrams hold up to 65,507 bytes; sing-box takes up to
+    16,384 (a larger one ends the stream) and cuts what comes back at that.
     """
 
     type = socket.SOCK_DGRAM
     proto = socket.IPPROTO_UDP
 
-    def __init__(self, stream: AnyTLSSocket, address: Address | None) -> None:
-        self._stream = stream
+    def __init__(
+        self, open_stream: Callable[[], AnyTLSSocket], address: Address | None, timeout: float | None
+    ) -> None:
         self._address = address
-        self._timeout = stream.gettimeout()
-        try:
-            self._request = encode_request(address)  # goes with the first datagram
-        except ValueError as exc:
-            stream.close()
-            raise StreamRefused(f"{address} can't be a target: {exc}") from exc
-        self._decoder = DatagramDecoder(with_addresses=address is None)
+        self._timeout = timeout
+        self._closed = False
         self._reader = threading.Lock()
-        self._writer = threading.Lock()
+        self._writer = threading.Lock()  # of the channels, too
+        try:
+            self._channels = Channels(open_stream, address)
+        except ValueError as exc:
+            raise StreamRefused(f"{address} can't be a target: {exc}") from exc
+        # Wakes who receives: there is one more channel, or none any more.
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)
+        self._wake_writer.setblocking(False)
 
-    @property
-    def family(self) -> socket.AddressFamily:
-        """The address family of the session's TCP connection."""
-        return self._stream.family
+    # -- sending ---------------------------------------------------------------------------------------
 
     def send(self, data: Buffer, flags: int = 0) -> int:
         """Send one datagram to the address that this was made for. Raises as :meth:`sendto`."""
         if self._address is None:
             raise OSError(errno.EDESTADDRREQ, "this datagram socket has no address: use sendto")
-        return self._send(data, None)
+        return self.sendto(data, self._address)
 
     def sendto(self, data: Buffer, address: Address) -> int:
         """Send one datagram to ``address`` (host or IP address, port); the server resolves a name.
@@ -69,42 +210,35 @@ class AnyTLSDatagram:
         address, any other is ``OSError`` (EISCONN).
         """
         address = (address[0], address[1])
-        if self._address is None:
-            return self._send(data, address)
-        if address != self._address:
+        size = memoryview(data).nbytes
+        if self._address is not None and address != self._address:
             raise OSError(errno.EISCONN, "this datagram socket was made for another address")
-        return self._send(data, None)
-
-    def _send(self, data: Buffer, address: Address | None) -> int:
-        view = memoryview(data).cast("B")
-        if len(view) > MAX_DATAGRAM:
-            raise OSError(errno.EMSGSIZE, f"a datagram holds at most {MAX_DATAGRAM} bytes, not {len(view)}")
+        if size > MAX_DATAGRAM:
+            raise OSError(errno.EMSGSIZE, f"a datagram holds at most {MAX_DATAGRAM} bytes, not {size}")
+        deadline = self._deadline()
+        self._acquire(self._writer, deadline)
         try:
-            encoded = encode_datagram(view, address)
+            before = len(self._channels.all())
+            channel = self._channels.put(data, address)
+            if len(self._channels.all()) != before:
+                self._wake()
+            # One datagram may wait for the stream; the next one waits here.
+            while not channel.flush() and channel.unsent > MAX_DATAGRAM:
+                wait_writable(channel.sock.fileno(), deadline)
         except ValueError as exc:
             raise OSError(errno.EINVAL, f"{address} can't be a target: {exc}") from exc
-        deadline = self._deadline()
-        if not self._writer.acquire(timeout=remaining(deadline)):
-            raise AnyTLSTimeout("timed out while another thread was sending")
-        try:
-            self._write(self._request + encoded, deadline)
-            self._request = b""
+        except AnyTLSTimeout:
+            self._would_block()
+            raise
         finally:
             self._writer.release()
-        return len(view)
+        return size
 
-    def _write(self, data: bytes, deadline: float | None) -> None:
-        left = memoryview(data)
-        try:
-            while left:
-                count = self._stream._write_some(left, deadline, None, deadline == AT_ONCE)
-                left = left[count:]
-        except AnyTLSTimeout:
-            if len(left) == len(data):
-                self._would_block()
-            else:
-                self._stream.close()  # what follows a part of a datagram can't be told apart
-            raise
+    # -- receiving -------------------------------------------------------------------------------------
+
+    def recv(self, bufsize: int, flags: int = 0) -> bytes:
+        """As :meth:`recvfrom`, without the address."""
+        return self.recvfrom(bufsize)[0]
 
     def recvfrom(self, bufsize: int, flags: int = 0) -> tuple[bytes, Address]:
         """Return the next datagram and where it came from; what is over ``bufsize`` bytes of it is lost.
@@ -114,44 +248,63 @@ class AnyTLSDatagram:
         if bufsize < 0:
             raise ValueError("negative buffersize in recvfrom")
         deadline = self._deadline()
-        if not self._reader.acquire(timeout=remaining(deadline)):
-            raise AnyTLSTimeout("timed out while another thread was receiving")
+        self._acquire(self._reader, deadline)
         try:
-            if self._request:
-                self._announce(deadline)
             while True:
-                datagram = self._decoder.next()
-                if datagram is not None:
-                    break
-                data = self._stream._read(_READ_SIZE, deadline)
-                if not data:
-                    raise SessionClosed("the server ended the stream of datagrams")
-                self._decoder.feed(data)
-        except ValueError as exc:
-            self._stream.close()
-            raise SessionClosed(f"the server sent what is no datagram: {exc}") from exc
-        except AnyTLSTimeout:
-            self._would_block()
-            raise
+                channels = self._flushed()
+                for channel in channels:
+                    datagram = self._next(channel)
+                    if datagram is not None:
+                        return datagram[0][:bufsize], datagram[1]
+                self._wait(channels, deadline)
         finally:
             self._reader.release()
-        source, payload = datagram
-        return payload[:bufsize], source or self._address or ("", 0)
 
-    def recv(self, bufsize: int, flags: int = 0) -> bytes:
-        """As :meth:`recvfrom`, without the address."""
-        return self.recvfrom(bufsize)[0]
+    def _flushed(self) -> list[Channel]:
+        """Return the channels, with what waited for their streams sent as far as it goes."""
+        with self._writer:
+            channels = self._channels.all()
+            for channel in channels:
+                if channel.unsent:
+                    channel.flush()
+        return channels
 
-    def _announce(self, deadline: float | None) -> None:
-        """Send the request alone: somebody receives before anything was sent."""
-        if not self._writer.acquire(timeout=remaining(deadline)):
-            raise AnyTLSTimeout("timed out while another thread was sending")
+    def _next(self, channel: Channel) -> tuple[bytes, Address] | None:
         try:
-            request, self._request = self._request, b""
-            if request:
-                self._write(request, deadline)
-        finally:
-            self._writer.release()
+            while True:
+                datagram = channel.next()
+                if datagram is not None or not channel.receive():
+                    return datagram
+        except (SessionClosed, StreamRefused) as exc:
+            with self._writer:
+                self._check_open()
+                if not self._channels.drop(channel):
+                    raise
+            logger.info("datagrams to %a: %a", channel.address, str(exc))  # one name of many: lost, as UDP is
+            return None
+
+    def _wait(self, channels: list[Channel], deadline: float | None) -> None:
+        self._check_open()
+        descriptors = [self._wake_reader.fileno(), *(channel.sock.fileno() for channel in channels)]
+        if not _wait_any(descriptors, deadline):
+            self._would_block()
+            raise AnyTLSTimeout("timed out while waiting for a datagram")
+        with contextlib.suppress(BlockingIOError):
+            self._wake_reader.recv(100)
+
+    def _acquire(self, lock: threading.Lock, deadline: float | None) -> None:
+        if not lock.acquire(timeout=remaining(deadline)):
+            self._would_block()
+            raise AnyTLSTimeout("timed out while another thread was using the socket")
+        try:
+            self._check_open()
+        except BaseException:
+            lock.release()
+            raise
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise OSError(errno.EBADF, "the socket is closed")
 
     def _deadline(self) -> float | None:
         return AT_ONCE if self._timeout == 0 else deadline_after(self._timeout)
@@ -160,10 +313,17 @@ class AnyTLSDatagram:
         if self._timeout == 0:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
 
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):
+            self._wake_writer.send(b"\0")
+
+    # -- as socket.socket ------------------------------------------------------------------------------
+
     def settimeout(self, value: float | None) -> None:
         """Set the time-out of later calls in seconds: None waits for ever, 0 never waits."""
-        self._stream.settimeout(value)
-        self._timeout = self._stream.gettimeout()
+        if value is not None and value < 0:
+            raise ValueError("Timeout value out of range")
+        self._timeout = None if value is None else float(value)
 
     def gettimeout(self) -> float | None:
         """Return the time-out in seconds."""
@@ -175,21 +335,27 @@ class AnyTLSDatagram:
 
     def getpeername(self) -> Address:
         """Return the address that this was made for; ``OSError`` (ENOTCONN) without one."""
+        self._check_open()
         if self._address is None:
             raise OSError(errno.ENOTCONN, "this datagram socket has no address")
         return self._address
 
-    def getsockname(self) -> tuple[object, ...]:
-        """Return the local TCP address of the session that carries the datagrams."""
-        return self._stream.getsockname()
-
     def fileno(self) -> int:
-        """Raise ``io.UnsupportedOperation``: datagrams in the tunnel have no descriptor."""
+        """Return -1 when closed, else raise ``io.UnsupportedOperation``: datagrams in the tunnel have no descriptor."""
+        if self._closed:
+            return -1
         raise io.UnsupportedOperation("datagrams in the tunnel have no file descriptor")
 
     def close(self) -> None:
-        """End the stream; any number of times."""
-        self._stream.close()
+        """End the streams and wake who is inside; any number of times."""
+        if self._closed:
+            return
+        self._closed = True
+        self._wake()
+        with self._reader, self._writer:
+            self._channels.close()
+            self._wake_reader.close()
+            self._wake_writer.close()
 
     def __enter__(self) -> Self:
         return self
@@ -199,4 +365,16 @@ class AnyTLSDatagram:
 
     def __repr__(self) -> str:
         where = "any address" if self._address is None else f"{self._address[0]}:{self._address[1]}"
-        return f"<AnyTLSDatagram to {where} over {self._stream!r}>"
+        return f"<AnyTLSDatagram to {where}{', closed' if self._closed else ''}>"
+
+
+def _wait_any(descriptors: list[int], deadline: float | None) -> bool:
+    """Wait until one of them can be read; False at the deadline."""
+    if not hasattr(select, "poll"):
+        seconds = None if deadline is None else max(0.0, deadline - time.monotonic())
+        return bool(select.select(descriptors, [], [], seconds)[0])
+    poller = select.poll()
+    for fd in descriptors:
+        poller.register(fd, select.POLLIN)
+    milliseconds = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+    return bool(poller.poll(milliseconds))

@@ -92,8 +92,10 @@ class Variants:
     @contextlib.contextmanager
     def httpx_client(self, name: str, keep_alive: bool, http2: bool = False) -> Iterator[httpx.Client]:
         """Yield an httpx client of the variant; without ``keep_alive`` each request has a new connection."""
-        limits = httpx.Limits() if keep_alive else httpx.Limits(max_keepalive_connections=0)
-        common: dict[str, Any] = {"timeout": 60, "trust_env": False}
+        limits = httpx.Limits()
+        # Not max_keepalive_connections=0: with threads, httpcore then closes connections that are in use.
+        headers = {} if keep_alive else {"Connection": "close"}
+        common: dict[str, Any] = {"timeout": 60, "trust_env": False, "headers": headers}
         if name == "direct":
             client = httpx.Client(verify=self.context, limits=limits, **common)
         elif name == "sing-box":

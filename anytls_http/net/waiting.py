@@ -57,6 +57,9 @@ if hasattr(select, "poll"):
             if time.monotonic() >= deadline:
                 return False
 
+    def _has_input(poller: Any) -> bool:
+        return bool(poller.poll(0))
+
 else:  # Windows
     _IN = 1
     _OUT = 4
@@ -71,6 +74,9 @@ else:  # Windows
         timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
         # Windows reports a failed connect in the third set only.
         return any(select.select(readers, writers, [fd], timeout))
+
+    def _has_input(poller: Any) -> bool:
+        return _wait(poller, AT_ONCE)
 
 
 class ReadWaiter:
@@ -91,7 +97,7 @@ class ReadWaiter:
 
     def ready(self) -> bool:
         """Whether the descriptor has input, is at its end or broken, without waiting."""
-        return _wait(self._poller, AT_ONCE)
+        return _has_input(self._poller)
 
 
 def wait_writable(fd: int, deadline: float | None) -> None:

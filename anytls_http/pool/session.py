@@ -227,7 +227,7 @@ class Session:
         Raises :class:`StreamRefused`, :class:`SessionClosed`, :class:`AuthenticationError`, or
         :class:`AnyTLSTimeout` at ``deadline``.
         """
-        if not self._reader.acquire(timeout=remaining(deadline)):
+        if not self._reader.acquire(False) and not self._reader.acquire(timeout=remaining(deadline)):
             raise AnyTLSTimeout("timed out while another thread was reading")
         try:
             if not self._protocol.syn_sent and self._protocol.stream_id == stream_id:
@@ -401,13 +401,17 @@ class Session:
         data, its end, a refusal, or the session's end. Without an id: whether the session is usable.
         """
         protocol = self._protocol
-        if not self._take_reader_briefly():
+        if self._reader.acquire(False):
+            if self._nothing_has_come(stream_id):
+                self._reader.release()
+                if self._descriptor != OPEN:
+                    self._after_role()
+                return stream_id is None
+        elif not self._take_reader_briefly():
             return stream_id is None  # another thread waits in it: nothing is there
         try:
             if self.closed or self._unusable:
                 return stream_id is not None
-            if self._nothing_has_come(stream_id):
-                return stream_id is None
             if stream_id is not None and not protocol.syn_sent:
                 self._send_opening(AT_ONCE)
             alive = self._parse_what_is_there()
@@ -431,10 +435,12 @@ class Session:
         )
 
     def _nothing_has_come(self, stream_id: int | None) -> bool:
-        """The common case of :meth:`look`, asked for every idle connection at every request of httpcore."""
+        """The common case of :meth:`look`, which httpcore asks of each idle connection, under its pool's lock."""
         protocol = self._protocol
         return (
             self._tls.engine.drained
+            and not self.closed
+            and not self._unusable
             and not self._plain
             and protocol.stream_id == (stream_id or 0)
             and (protocol.syn_sent or not stream_id)
@@ -447,7 +453,7 @@ class Session:
 
     def _take_reader_briefly(self) -> bool:
         """Take the reader's role unless its holder waits for data; one that only parses is done in a moment."""
-        if self._reader.acquire(blocking=False):
+        if self._reader.acquire(False):
             return True
         return not self._reader_waits and self._reader.acquire(timeout=0.01)
 
@@ -468,7 +474,7 @@ class Session:
         progress. With ``keep_unsent`` it never waits: raises :class:`AnyTLSTimeout` where an earlier rest
         isn't sent yet. A time-out in the midst of a packet breaks the session. Raises as :meth:`receive`.
         """
-        if not self._writer.acquire(timeout=remaining(deadline)):
+        if not self._writer.acquire(False) and not self._writer.acquire(timeout=remaining(deadline)):
             raise AnyTLSTimeout("timed out while another thread was sending")
         encrypted = False
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 
-__all__ = ["decode_address", "encode_address"]
+__all__ = ["decode_address", "encode_address", "is_name"]
 
 _IPV4 = 1
 _DOMAIN = 3
@@ -44,6 +44,15 @@ def _encode_host(host: str) -> bytes:
             pass  # a name after all, like "host1"
     name = _name(host)
     return bytes((_DOMAIN, len(name))) + name
+
+
+def is_name(host: str) -> bool:
+    """Whether ``host`` is to be resolved, no IP address; it need not be a possible name."""
+    try:
+        ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return True
+    return False
 
 
 def _ipv6(host: str) -> bytes:

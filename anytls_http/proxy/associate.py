@@ -14,8 +14,10 @@ from collections.abc import Callable
 from typing import Any
 
 from anytls_http.client import AnyTLSClient
+from anytls_http.datagrams import Channel, Channels
+from anytls_http.errors import AnyTLSError
 from anytls_http.protocol.address import decode_address, encode_address
-from anytls_http.protocol.uot import TARGET, DatagramDecoder, encode_datagram, encode_request
+from anytls_http.protocol.uot import TARGET
 
 from . import socks
 from .incoming import ClientLeft, Incoming, shown
@@ -38,19 +40,16 @@ class Association:
         self._on_end = on_end
         self._peer_host = client.peer[0]
         self._peer: tuple[Any, ...] | None = None  # where its datagrams come from
-        self._decoder = DatagramDecoder(with_addresses=True)
-        self._to_tunnel = bytearray(encode_request(None))
         local = client.sock.getsockname()
         self._udp = socket.socket(client.sock.family, socket.SOCK_DGRAM)
         try:
             self._udp.bind((local[0], 0))
             self._udp.setblocking(False)
-            stream = tunnel.create_connection(TARGET, OPEN_TIMEOUT)
-            self._tunnel = stream.as_socket()
-            self._tunnel.setblocking(False)
+            self._channels = Channels(lambda: tunnel.create_connection(TARGET, OPEN_TIMEOUT), None)
         except BaseException:
             self._udp.close()
             raise
+        self._selector = selectors.DefaultSelector()
         self._thread = threading.Thread(
             target=self._run, name=f"anytls-proxy-udp-{self._udp.getsockname()[1]}", daemon=True
         )
@@ -73,8 +72,7 @@ class Association:
             bound = self._udp.getsockname()
             socks.answer(self._client, socks.SOCKS5, Reply.SUCCEEDED, (bound[0], bound[1]))
             self._client.sock.setblocking(False)
-            with selectors.DefaultSelector() as selector:
-                self._loop(selector)
+            self._loop()
         except (ClientLeft, OSError) as exc:
             logger.debug("%s: UDP association: %s", shown(self._client.peer), shown(exc))
         except Exception:
@@ -83,32 +81,60 @@ class Association:
             self._close()
 
     def _close(self) -> None:
+        self._selector.close()
         self._udp.close()
-        self._tunnel.close()
+        self._channels.close()
         self._client.close()
         self._on_end(self)
 
-    def _loop(self, selector: selectors.BaseSelector) -> None:
-        selector.register(self._client.sock, selectors.EVENT_READ)
-        selector.register(self._udp, selectors.EVENT_READ)
-        selector.register(self._tunnel, selectors.EVENT_READ)
-        writing = False
+    def _loop(self) -> None:
+        reading = selectors.EVENT_READ
+        self._selector.register(self._client.sock, reading)
+        self._selector.register(self._udp, reading)
         while True:
-            if bool(self._to_tunnel) != writing:
-                writing = not writing
-                both = selectors.EVENT_READ | selectors.EVENT_WRITE
-                selector.modify(self._tunnel, both if writing else selectors.EVENT_READ)
-            for key, events in selector.select():
+            self._watch_channels()
+            for key, _ in self._selector.select():
                 if key.fileobj is self._client.sock:
                     if self._client_has_ended():
                         return
                 elif key.fileobj is self._udp:
                     self._take_datagrams()
-                else:
-                    if events & selectors.EVENT_READ and not self._read_tunnel():
-                        return
-                    if events & selectors.EVENT_WRITE:
-                        self._write_tunnel()
+            for channel in self._channels.all():
+                self._serve(channel)
+
+    def _watch_channels(self) -> None:
+        """Watch exactly those there are now, and for writing where something waits."""
+        channels = {channel.sock: channel for channel in self._channels.all()}
+        for key in list(self._selector.get_map().values()):
+            if isinstance(key.data, Channel) and key.fileobj not in channels:
+                self._selector.unregister(key.fileobj)
+        for sock, channel in channels.items():
+            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if channel.unsent else 0)
+            if sock not in self._selector.get_map():
+                self._selector.register(sock, wanted, channel)
+            elif self._selector.get_key(sock).events != wanted:
+                self._selector.modify(sock, wanted, channel)
+
+    def _serve(self, channel: Channel) -> None:
+        try:
+            channel.flush()
+            while True:
+                datagram = channel.next()
+                if datagram is not None:
+                    self._give(*datagram)
+                elif not channel.receive():
+                    return
+        except AnyTLSError as exc:
+            logger.info("%s: datagrams: %s", shown(self._client.peer), shown(exc))
+            if self._selector.get_map().get(channel.sock) is not None:
+                self._selector.unregister(channel.sock)
+            if not self._channels.drop(channel):
+                raise
+
+    def _give(self, payload: bytes, source: tuple[str, int]) -> None:
+        if self._peer is not None:
+            with contextlib.suppress(OSError):  # full, or too large for this system: lost, as UDP is
+                self._udp.sendto(bytes(3) + encode_address(*source) + payload, self._peer)
 
     def _client_has_ended(self) -> bool:
         try:
@@ -129,37 +155,11 @@ class Association:
             if peer[0] != self._peer_host or (self._peer is not None and peer != self._peer):
                 continue
             self._peer = peer
-            if len(packet) < 4 or packet[2] or len(self._to_tunnel) > MAX_WAITING:
-                continue  # cut short, a fragment, or too much
+            if len(packet) < 4 or packet[2]:
+                continue  # cut short, or a fragment
             try:
                 host, port, size = decode_address(packet[3:])
-                self._to_tunnel += encode_datagram(memoryview(packet)[3 + size :], (host, port))
-            except ValueError as exc:
+                if sum(channel.unsent for channel in self._channels.all()) < MAX_WAITING:
+                    self._channels.put(packet[3 + size :], (host, port))
+            except (ValueError, AnyTLSError) as exc:
                 logger.debug("%s: a datagram was dropped: %s", shown(peer), shown(exc))
-        self._write_tunnel()
-
-    def _write_tunnel(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while self._to_tunnel:
-                count = self._tunnel.send(self._to_tunnel)
-                del self._to_tunnel[:count]
-
-    def _read_tunnel(self) -> bool:
-        """Take what came from the tunnel; False at its end."""
-        try:
-            data = self._tunnel.recv(_READ_SIZE)
-        except BlockingIOError:
-            return True
-        if not data:
-            return False
-        self._decoder.feed(data)
-        try:
-            while (datagram := self._decoder.next()) is not None:
-                address, payload = datagram
-                if address is not None and self._peer is not None:
-                    with contextlib.suppress(OSError):  # full, or too large for this system: lost, as UDP is
-                        self._udp.sendto(bytes(3) + encode_address(*address) + payload, self._peer)
-        except ValueError as exc:
-            logger.warning("the server sent what is no datagram: %s", shown(exc))
-            return False
-        return True

@@ -13,6 +13,9 @@ Make = Callable[..., AnyTLSOutbound]
 Logged = Callable[[], list[str]]
 
 
+NO_FILE = ' ("local" is the system; from_file knows those of the file\'s dns.servers)'
+
+
 @pytest.fixture
 def on_linux(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
@@ -33,6 +36,7 @@ def test_all_fields_arrive(make: Make, on_linux: None) -> None:
         tcp_keep_alive="1m",
         tcp_keep_alive_interval="10s",
         domain_strategy="prefer_ipv6",
+        netns="blue",
     ).dial
     assert dial == DialOptions(
         connect_timeout=3.0,
@@ -48,6 +52,7 @@ def test_all_fields_arrive(make: Make, on_linux: None) -> None:
         tcp_keep_alive=60.0,
         tcp_keep_alive_interval=10.0,
         domain_strategy="prefer_ipv6",
+        netns="blue",
     )
 
 
@@ -83,6 +88,7 @@ def test_wrong_routing_marks(make: Make, on_linux: None, mark: object) -> None:
         ("bind_interface", "eth0", {"linux", "darwin"}, "Linux and macOS"),
         ("bind_address_no_port", True, {"linux"}, "Linux"),
         ("routing_mark", 1, {"linux"}, "Linux"),
+        ("netns", "blue", {"linux"}, "Linux"),
     ],
 )
 @pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
@@ -133,7 +139,7 @@ def test_flags_are_booleans(make: Make, value: object) -> None:
             {"domain_resolver": {"server": "local", "strategy": "ipv4_only"}, "domain_strategy": "ipv6_only"},
             "ipv4_only",
         ),
-        ({"domain_resolver": {"server": "local", "disable_cache": False, "rewrite_ttl": None}}, ""),
+        ({"domain_resolver": {"server": "local", "disable_cache": True, "rewrite_ttl": 5}}, ""),
     ],
 )
 def test_domain_resolver(make: Make, changes: dict[str, Any], strategy: str) -> None:
@@ -143,12 +149,20 @@ def test_domain_resolver(make: Make, changes: dict[str, Any], strategy: str) -> 
 @pytest.mark.parametrize(
     ("resolver", "message"),
     [
-        ("dns-remote", 'domain_resolver: servers other than "local" are not supported yet'),
-        ({"server": "dns-remote"}, 'domain_resolver: servers other than "local" are not supported yet'),
+        ("dns-remote", f'domain_resolver: there is no DNS server with the tag "dns-remote"{NO_FILE}'),
+        (
+            {"server": "dns-remote"},
+            f'domain_resolver: there is no DNS server with the tag "dns-remote"{NO_FILE}',
+        ),
         ({"strategy": "ipv4_only"}, "domain_resolver.server: is required with a strategy"),
         (
-            {"server": "local", "disable_cache": True},
-            "domain_resolver.disable_cache: is not supported yet",
+            {"server": "local", "client_subnet": "192.0.2.0/24"},
+            "domain_resolver.client_subnet: is not supported yet",
+        ),
+        ({"server": "local", "timeout": "1s"}, "domain_resolver.timeout: is not supported yet"),
+        (
+            {"server": "local", "disable_cache": 1},
+            "domain_resolver.disable_cache: got 1 (a number), takes true or false",
         ),
         (
             {"server": "local", "stratgy": "ipv4_only"},
@@ -194,8 +208,8 @@ def test_fields_for_graphical_clients_are_a_warning(
         ({"network_type": ["wifi", "x"]}, "network_type: got"),
         ({"tcp_fast_open": True}, "tcp_fast_open: is not supported with the anytls outbound"),
         ({"protect_path": "/x"}, "protect_path: is for Android only"),
-        ({"detour": "other"}, "detour: is not supported yet"),
-        ({"netns": "blue"}, "netns: is not supported yet"),
+        ({"detour": 5}, "detour: got"),
+        ({"netns": "a\0b"}, "netns: takes the name of a network namespace"),
         ({"udp_fragment": 1}, "udp_fragment: got"),
     ],
 )

@@ -9,15 +9,12 @@ import pytest
 from anytls_http.pool import rules
 from anytls_http.testing import Site
 from tests.faults.libraries import NAMES, Way, way_of
-from tests.faults.servers import KINDS, Server
-from tests.support.singbox import singbox_path
+from tests.faults.servers import KINDS, Server, server_of
 
 
 @pytest.fixture(params=list(KINDS))
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    if request.param == "sing-box" and singbox_path() is None:
-        pytest.skip("no sing-box here")
-    with KINDS[request.param]() as running:
+    with server_of(request.param) as running:
         yield running
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol, Self
 
+import pytest
+
 from anytls_http.testing import AnyTLSServer
-from tests.support.singbox import SingBoxServer
+from tests.support.singbox import SingBoxServer, singbox_path
 
 
 class Server(Protocol):
@@ -58,4 +60,11 @@ class SingBox(SingBoxServer):
         return config
 
 
-KINDS: dict[str, type[Embedded] | type[SingBox]] = {"embedded": Embedded, "sing-box": SingBox}
+def server_of(kind: str) -> Server:
+    """Return a new server, not started, of a kind of :data:`KINDS`; skips the test where there is none."""
+    if kind == "sing-box" and singbox_path() is None:
+        pytest.skip("no sing-box here")
+    return KINDS[kind]()
+
+
+KINDS: dict[str, type[Embedded | SingBox]] = {"embedded": Embedded, "sing-box": SingBox}

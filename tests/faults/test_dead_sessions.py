@@ -18,9 +18,10 @@ from anytls_http import AnyTLSClient
 from anytls_http.pool import rules
 from anytls_http.testing import Site
 from anytls_http.testing.site import GREETING
-from tests.faults.libraries import Way
-from tests.faults.servers import Server
+from tests.faults.libraries import NAMES, Way, way_of
+from tests.faults.servers import Server, server_of
 from tests.support.relay import Relay
+from tests.support.reliability import Ended
 from tests.support.singbox import wait_until
 
 #: What a request over dead sessions may take (seconds; the issue's number).
@@ -61,9 +62,10 @@ def road_of(kind: str, server: Server) -> Iterator[Road]:
         yield Road(kind, server, relay, spare)
 
 
-@pytest.fixture(params=["stopped", "swallowed"])
-def road(request: pytest.FixtureRequest, server: Server) -> Iterator[Road]:
-    with road_of(request.param, server) as road:
+@pytest.fixture(params=["stopped embedded", "stopped sing-box", "swallowed sing-box"])
+def road(request: pytest.FixtureRequest) -> Iterator[Road]:
+    way, _, kind = request.param.partition(" ")
+    with server_of(kind) as server, road_of(way, server) as road:
         yield road
 
 
@@ -72,8 +74,8 @@ def posts(site: Site) -> list[str]:
     return [path for method, path in site.log if method == "POST"]
 
 
-@pytest.mark.fault("{road} server under 1 and 50 idle sessions, heartbeat 0.5 s: found in time")
-def test_the_heartbeat_finds_dead_idle_sessions(road: Road, site: Site, ended: Callable[[str], None]) -> None:
+@pytest.mark.fault("{road} under 1 and 50 idle sessions, heartbeat 0.5 s: found in time")
+def test_the_heartbeat_finds_dead_idle_sessions(road: Road, ended: Ended) -> None:
     with (
         AnyTLSClient(road.outbound(heartbeat="500ms")) as one,
         AnyTLSClient(road.outbound(heartbeat="500ms")) as fifty,
@@ -91,57 +93,97 @@ def test_the_heartbeat_finds_dead_idle_sessions(road: Road, site: Site, ended: C
         ended(f"all dropped after {took:.1f} s")
 
 
-@pytest.mark.parametrize("count", [1, 50])
-@pytest.mark.fault("{road} server under {count} silent idle sessions, then a request")
-def test_a_request_that_finds_only_dead_sessions(
-    road: Road, site: Site, lib: Way, count: int, ended: Callable[[str], None]
-) -> None:
-    with AnyTLSClient(road.outbound()) as client, lib.open(client, timeout=5) as http:
-        with lib.open(client, timeout=5) as other:
+class Scene:
+    """Requests through several libraries at once, each with its own sessions, that all die in one moment."""
+
+    def __init__(self, road: Road, cases: list[tuple[str, int]]) -> None:
+        self.road = road
+        self.cases = cases
+        self._prepared = threading.Barrier(len(cases) + 1)
+        self._dead = threading.Event()
+
+    def play(self, act: Callable[[Scene, Way, int], float]) -> Iterator[tuple[Way, int, float]]:
+        """Run ``act`` for each (library, number of sessions); yield how long each one's request took."""
+        with ThreadPoolExecutor(len(self.cases)) as threads:
+            running = [(way_of(name), count) for name, count in self.cases]
+            results = [threads.submit(act, self, way, count) for way, count in running]
+            with contextlib.suppress(threading.BrokenBarrierError):
+                self._prepared.wait(20)
+            self.road.block()
+            time.sleep(rules.SILENT_AFTER + 0.05)
+            self._dead.set()
+            for (way, count), result in zip(running, results, strict=True):
+                yield way, count, result.result(20)
+
+    def prepared(self) -> None:
+        """Called by an act: its sessions are there. Returns when they are dead, and silent."""
+        self._prepared.wait(20)
+        self._dead.wait(20)
+
+
+def request_over_idle_sessions(scene: Scene, way: Way, count: int) -> float:
+    with Site() as site, AnyTLSClient(scene.road.outbound()) as client, way.open(client, timeout=5) as http:
+        with way.open(client, timeout=5) as other:
             assert other.get(f"{site.url}/") == GREETING  # the server is known to speak version 2
-        client.wait_ready(count, 10)
-        road.block()
-        time.sleep(rules.SILENT_AFTER + 0.05)
+        client.wait_ready(count, 15)
+        scene.prepared()
         begin = time.monotonic()
         http.post(f"{site.url}/echo-hash", b"only once")
         took = time.monotonic() - begin
-        assert took <= PROMISED
         assert posts(site) == ["/echo-hash"]
-        stats = client.stats()
-        assert stats.closed["proof_of_life"] == count
-        ended(f"succeeds on a fresh session after {took:.1f} s")
+        assert client.stats().closed["proof_of_life"] == count
+        return took
 
 
-@pytest.mark.parametrize("lib", ["httpx", "httpx2", "requests"], indirect=True)
-@pytest.mark.parametrize("count", [1, 50])
-@pytest.mark.fault("{road} server under {count} kept-alive HTTP connections, then a request")
-def test_a_request_on_kept_alive_connections_that_are_dead(
-    road: Road, site: Site, lib: Way, count: int, ended: Callable[[str], None]
-) -> None:
+def request_over_kept_alive_connections(scene: Scene, way: Way, count: int) -> float:
     together = threading.Barrier(count)
 
     def keep_alive(_: int) -> None:
-        together.wait(10)
-        http.get(f"{site.url}/slow?seconds=0.2")
+        together.wait(20)
+        http.get(f"{site.url}/slow?seconds=0.3")
 
-    with AnyTLSClient(road.outbound()) as client, lib.open(client, timeout=5, connections=60) as http:
+    with (
+        Site() as site,
+        AnyTLSClient(scene.road.outbound()) as client,
+        way.open(client, timeout=5, connections=60) as http,
+    ):
         with ThreadPoolExecutor(count) as threads:
             list(threads.map(keep_alive, range(count)))
         assert client.stats().active == count
-        road.block()
-        time.sleep(rules.SILENT_AFTER + 0.05)
+        scene.prepared()
         begin = time.monotonic()
         http.post(f"{site.url}/echo-hash", b"only once")
         took = time.monotonic() - begin
-        assert took <= PROMISED
         assert posts(site) == ["/echo-hash"]
-        ended(f"succeeds on a fresh session after {took:.1f} s")
+        return took
 
 
-@pytest.mark.fault("{road} server a moment before a request, which waits for its time-out")
-def test_a_session_that_froze_a_moment_ago(
-    road: Road, site: Site, lib: Way, ended: Callable[[str], None]
+def play(scene: Scene, act: Callable[[Scene, Way, int], float], ended: Ended, fault: str) -> None:
+    for way, count, took in scene.play(act):
+        assert took <= PROMISED, way.name
+        ended(f"succeeds on a fresh session after {took:.1f} s", way.name, fault.format(count=count))
+
+
+@pytest.mark.fault("{road} under silent idle sessions, then a request")
+def test_a_request_that_finds_only_dead_sessions(
+    road: Road, ended: Ended, request: pytest.FixtureRequest
 ) -> None:
+    scene = Scene(road, [(name, count) for name in NAMES for count in (1, 50)])
+    what = f"{request.node.callspec.params['road']} under {{count}} silent idle session(s), then a request"
+    play(scene, request_over_idle_sessions, ended, what)
+
+
+@pytest.mark.fault("{road} under kept-alive HTTP connections, then a request")
+def test_a_request_on_kept_alive_connections_that_are_dead(
+    road: Road, ended: Ended, request: pytest.FixtureRequest
+) -> None:
+    scene = Scene(road, [(name, count) for name in NAMES[1:] for count in (1, 50)])
+    what = f"{request.node.callspec.params['road']} under {{count}} kept-alive HTTP connection(s), then a request"
+    play(scene, request_over_kept_alive_connections, ended, what)
+
+
+@pytest.mark.fault("{road} a moment before a request, which waits for its time-out")
+def test_a_session_that_froze_a_moment_ago(road: Road, site: Site, lib: Way, ended: Ended) -> None:
     with AnyTLSClient(road.outbound()) as client, lib.open(client, timeout=0.5) as http:
         assert http.get(f"{site.url}/") == GREETING
         road.block()
@@ -157,9 +199,7 @@ def test_a_session_that_froze_a_moment_ago(
 
 
 @pytest.mark.fault("server stopped in mid-request and continued within the time-out")
-def test_a_pause_that_ends_in_time(
-    server: Server, site: Site, lib: Way, ended: Callable[[str], None]
-) -> None:
+def test_a_pause_that_ends_in_time(server: Server, site: Site, lib: Way, ended: Ended) -> None:
     with AnyTLSClient(server.outbound()) as client, lib.open(client, timeout=5) as http:
         assert http.get(f"{site.url}/") == GREETING
         server.pause()

@@ -62,9 +62,9 @@ class TestOnTheWire:
     @pytest.mark.usefixtures("cannot_know")
     @pytest.mark.parametrize("version", ["1.2", "1.3"])
     def test_fragment(self, singbox: SingBoxServer, target: Target, version: str) -> None:
-        tls = {"fragment": True, "fragment_fallback_delay": "100ms", "max_version": version}
+        tls = {"fragment": True, "fragment_fallback_delay": "150ms", "max_version": version}
         with Wiretap(("127.0.0.1", singbox.port)) as wire:
-            with takes(0.2, 2):
+            with takes(0.3, 3):
                 exchange(wire.outbound(singbox.outbound(tls=tls)), target)
             assert has_no_label(wire.sent[:3])
             hello = b"".join(wire.sent[:3])
@@ -83,7 +83,7 @@ class TestOnTheWire:
 
     @pytest.mark.usefixtures("cannot_know")
     def test_both(self, singbox: SingBoxServer, target: Target) -> None:
-        tls = {"fragment": True, "record_fragment": True, "fragment_fallback_delay": "100ms"}
+        tls = {"fragment": True, "record_fragment": True, "fragment_fallback_delay": "150ms"}
         with Wiretap(("127.0.0.1", singbox.port)) as wire:
             exchange(wire.outbound(singbox.outbound(tls=tls)), target)
             assert [len(records(piece)) for piece in wire.sent[:3]] == [1, 1, 1]
@@ -114,14 +114,14 @@ class TestWaiting:
         return server.outbound(tls={"fragment": True, "fragment_fallback_delay": delay, **tls})
 
     def test_the_delay_is_500_ms_by_default(self, server: AnyTLSServer, target: Target) -> None:
-        with takes(0.5, 0.9):
+        with takes(0.5, 2):
             exchange(server.outbound(tls={"fragment": True}), target)
 
     def test_the_time_out_of_the_handshake_counts(self, server: AnyTLSServer) -> None:
         outbound = self.outbound(server, "10s", handshake_timeout="300ms")
         with (
             AnyTLSClient(outbound) as client,
-            takes(0.3, 0.6),
+            takes(0.3, 1.5),
             pytest.raises(AnyTLSTimeout, match="TLS handshake"),
         ):
             client.create_connection(("target.test", 80), timeout=5)
@@ -160,13 +160,13 @@ def test_a_peer_that_acknowledges_late(target: Target) -> None:
         except BlockingIOError:
             pass
         assert acknowledged.unacknowledged(near.fileno())
-        with takes(0.1), pytest.raises(AnyTLSTimeout):
+        with takes(0.1, 1), pytest.raises(AnyTLSTimeout):
             acknowledged.wait_acknowledged(
                 near.fileno(), ReadWaiter(near.fileno()), 5, time.monotonic() + 0.1
             )
         far.sendall(b"answer")
         wait_until(ReadWaiter(near.fileno()).ready)
-        with takes(0, 0.5):
+        with takes(0, 1.5):
             acknowledged.wait_acknowledged(near.fileno(), ReadWaiter(near.fileno()), 5, time.monotonic() + 2)
 
 

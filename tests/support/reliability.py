@@ -1,8 +1,8 @@
 """The table of faults: what was tried, against which server, through which library, and how it ended.
 
 A test says what it tries with ``@pytest.mark.fault("what")``; the server and the library are read from the
-parameters ``server`` and ``lib``. What the ``ended`` fixture was given is the outcome's detail. The table is
-printed after the run, and ``--write-reliability`` puts it into ``docs/reliability.md``.
+parameters ``server`` and ``lib``. What the ``ended`` fixture was given is the outcome's detail; a test that tries
+several things at once gives it the library, and what it tried, too. The table is printed after the run, and ``--write-reliability`` puts it into ``docs/reliability.md``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import pytest
 
@@ -40,7 +40,7 @@ class ReliabilityTable:
 
     def __init__(self, config: pytest.Config) -> None:
         self._write = bool(config.getoption("--write-reliability"))
-        self._rows: dict[str, Row] = {}
+        self._rows: dict[str, list[Row]] = {}
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -57,24 +57,28 @@ class ReliabilityTable:
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "teardown" and report.nodeid in self._rows and report.failed:
-            self._rows[report.nodeid] = self._rows[report.nodeid]._replace(
-                outcome="FAILED", detail="leftovers"
-            )
-        for name, value in report.user_properties:
-            if name == _FAULT and report.when == "call":
-                fault, server, library = str(value).split("\0")
-                details = [str(text) for key, text in report.user_properties if key == _ENDED]
-                outcome = {"passed": "ok", "failed": "FAILED", "skipped": "skipped"}[report.outcome]
-                if hasattr(report, "wasxfail"):
-                    outcome = "known bug"
-                    details = [report.wasxfail]
-                self._rows[report.nodeid] = Row(fault, server, library, outcome, "; ".join(details))
+        if report.when == "teardown" and report.failed and report.nodeid in self._rows:
+            self._rows[report.nodeid] = [
+                row._replace(outcome="FAILED", detail="leftovers") for row in self._rows[report.nodeid]
+            ]
+        faults = [str(value).split("\0") for name, value in report.user_properties if name == _FAULT]
+        if report.when != "call" or not faults:
+            return
+        fault, server, library = faults[0]
+        outcome = {"passed": "ok", "failed": "FAILED", "skipped": "skipped"}[report.outcome]
+        endings = [str(value).split("\0") for name, value in report.user_properties if name == _ENDED]
+        if hasattr(report, "wasxfail"):
+            outcome = "known bug"
+            endings = [[report.wasxfail, "", ""]]
+        self._rows[report.nodeid] = [
+            Row(other_fault or fault, server, other_library or library, outcome, detail)
+            for detail, other_library, other_fault in endings or [["", "", ""]]
+        ]
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if not self._rows:
             return
-        rows = list(self._rows.values())
+        rows = [row for rows in self._rows.values() for row in rows]
         terminalreporter.section("faults: what was tried, and how it ended")
         for row in rows:
             terminalreporter.write_line(f"{row.fault} | {row.server} | {row.library} | {row.text}")
@@ -88,8 +92,8 @@ def document(rows: list[Row]) -> str:
     lines = [
         "# Reliability",
         "",
-        "What `tests/faults` breaks on purpose, against the embedded test server and the real sing-box, and how it",
-        f"ended ({time.strftime('%Y-%m-%d')}, CPython {sys.version.split()[0]}, Linux). "
+        "What `tests/faults` breaks on purpose, against the embedded test server and the real sing-box, and how",
+        f"it ended ({time.strftime('%Y-%m-%d')}, CPython {sys.version.split()[0]}, {sys.platform}).",
         "Made by `python -m pytest tests/faults --write-reliability`.",
         "",
         "| what was tried | server | through | how it ended |",
@@ -113,7 +117,17 @@ def document(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+class Ended(Protocol):
+    """Say how the fault ended, in a few words; and what it was and through what, where the mark doesn't tell."""
+
+    def __call__(self, text: str, library: str = "", fault: str = "") -> None: ...
+
+
 @pytest.fixture
-def ended(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
-    """Call it with how the fault ended, in a few words, for the table."""
-    return lambda text: record_property(_ENDED, text)
+def ended(record_property: Callable[[str, object], None]) -> Ended:
+    """Return what takes the outcome, for the table."""
+
+    def record(text: str, library: str = "", fault: str = "") -> None:
+        record_property(_ENDED, f"{text}\0{library}\0{fault}")
+
+    return record
