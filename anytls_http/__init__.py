@@ -25,7 +25,7 @@ from .errors import (
     SessionClosed,
     StreamRefused,
 )
-from .pool.stats import PoolStats
+from .pool.stats import PoolStats, SessionInfo
 from .sockets import AnyTLSSocket, AnyTLSTLSSocket
 from .tls_context import create_default_context
 
@@ -49,6 +49,7 @@ __all__ = [
     "DialError",
     "PoolStats",
     "SessionClosed",
+    "SessionInfo",
     "StreamRefused",
     "__version__",
     "create_default_context",

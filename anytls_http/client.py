@@ -11,10 +11,11 @@ from .config import AnyTLSOutbound, coerce_outbound
 from .datagrams import AnyTLSDatagram
 from .detour import Detour
 from .errors import ClientClosed, StreamRefused
+from .net.steps import step, watched
 from .net.waiting import AT_ONCE, deadline_after
 from .pool.events import EventHooks
 from .pool.pool import Pool
-from .pool.stats import PoolStats
+from .pool.stats import PoolStats, SessionInfo
 from .protocol.address import encode_address
 from .protocol.uot import TARGET as UDP_TARGET
 from .sockets import AnyTLSSocket
@@ -83,7 +84,12 @@ class AnyTLSClient:
         except ValueError as exc:
             raise StreamRefused(f"{host}:{port} can't be a target: {exc}") from exc
         deadline = AT_ONCE if seconds == 0 else deadline_after(seconds)
-        session = self._pool.acquire(deadline)
+        if watched():
+            with step("open_stream", target=(host, port)) as found:
+                session = self._pool.acquire(deadline)
+                found["session"], found["reused"] = session.sequence, session.streams_opened > 0
+        else:
+            session = self._pool.acquire(deadline)
         sock = AnyTLSSocket(self._pool, session, (host, port), encoded, seconds)
         if wait_open:
             try:
@@ -114,6 +120,10 @@ class AnyTLSClient:
     def stats(self) -> PoolStats:
         """Return the pool's numbers of this moment."""
         return self._pool.stats()
+
+    def sessions(self) -> list[SessionInfo]:
+        """Return what each of the pool's sessions is doing at this moment, the oldest first."""
+        return self._pool.sessions()
 
     def close(self) -> None:
         """End all sessions at once and wake whoever is blocked in one; any number of times."""

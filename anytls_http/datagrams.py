@@ -11,6 +11,7 @@ import contextlib
 import errno
 import io
 import logging
+import math
 import os
 import select
 import socket
@@ -37,6 +38,8 @@ logger = logging.getLogger("anytls_http.datagrams")
 
 #: Most names that have a stream at a time; the one that was longest without use makes room.
 MAX_NAMES = 64
+#: Bytes that a socket which doesn't block keeps for a stream that doesn't take them.
+MAX_WAITING = 128 * 1024
 _READ_SIZE = 64 * 1024
 
 
@@ -50,7 +53,11 @@ class Channel:
         self.address = address
         self.used_at = time.monotonic()
         self._decoder = DatagramDecoder(with_addresses=address is None)
-        self._unsent = bytearray(encode_request(address))
+        try:
+            self._unsent = bytearray(encode_request(address))
+        except ValueError:
+            stream.close()
+            raise
         self.sock, theirs = socket.socketpair()
         self.sock.setblocking(False)
         try:
@@ -58,6 +65,7 @@ class Channel:
         except BaseException:
             self.sock.close()
             theirs.close()
+            stream.close()
             raise
 
     @property
@@ -222,8 +230,8 @@ class AnyTLSDatagram:
             channel = self._channels.put(data, address)
             if len(self._channels.all()) != before:
                 self._wake()
-            # One datagram may wait for the stream; the next one waits here.
-            while not channel.flush() and channel.unsent > MAX_DATAGRAM:
+            # One datagram may wait for the stream (every later call passes it on); the next one waits here.
+            while not channel.flush() and (channel.unsent > MAX_WAITING or deadline != AT_ONCE):
                 wait_writable(channel.sock.fileno(), deadline)
         except ValueError as exc:
             raise OSError(errno.EINVAL, f"{address} can't be a target: {exc}") from exc
@@ -285,8 +293,9 @@ class AnyTLSDatagram:
 
     def _wait(self, channels: list[Channel], deadline: float | None) -> None:
         self._check_open()
-        descriptors = [self._wake_reader.fileno(), *(channel.sock.fileno() for channel in channels)]
-        if not _wait_any(descriptors, deadline):
+        reading = [self._wake_reader.fileno(), *(channel.sock.fileno() for channel in channels)]
+        writing = [channel.sock.fileno() for channel in channels if channel.unsent]
+        if not _wait_any(reading, writing, deadline):
             self._would_block()
             raise AnyTLSTimeout("timed out while waiting for a datagram")
         with contextlib.suppress(BlockingIOError):
@@ -368,13 +377,12 @@ class AnyTLSDatagram:
         return f"<AnyTLSDatagram to {where}{', closed' if self._closed else ''}>"
 
 
-def _wait_any(descriptors: list[int], deadline: float | None) -> bool:
-    """Wait until one of them can be read; False at the deadline."""
+def _wait_any(reading: list[int], writing: list[int], deadline: float | None) -> bool:
+    """Wait until one of them can be read, or written; False at the deadline."""
+    seconds = None if deadline is None else max(0.0, deadline - time.monotonic())
     if not hasattr(select, "poll"):
-        seconds = None if deadline is None else max(0.0, deadline - time.monotonic())
-        return bool(select.select(descriptors, [], [], seconds)[0])
+        return any(select.select(reading, writing, [], seconds)[:2])
     poller = select.poll()
-    for fd in descriptors:
-        poller.register(fd, select.POLLIN)
-    milliseconds = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-    return bool(poller.poll(milliseconds))
+    for fd in reading:
+        poller.register(fd, select.POLLIN | (select.POLLOUT if fd in writing else 0))
+    return bool(poller.poll(None if seconds is None else math.ceil(seconds * 1000)))

@@ -104,9 +104,11 @@ class Detour:
         limit = earlier(deadline, deadline_after(patience))
         assert limit is not None
         # To wait for the server's word costs a round trip per dial, and makes a refusal a plain error: the
-        # relay behind as_socket() could only end the socket.
+        # relay behind as_socket() could only end the socket. A version 1 server gives no such word.
         stream = self._client.create_connection(
-            (host, port), max(0.0, limit - time.monotonic()), wait_open=True
+            (host, port),
+            max(0.0, limit - time.monotonic()),
+            wait_open=not _speaks_version_1(self._client),
         )
         try:
             stream.settimeout(None)
@@ -148,6 +150,14 @@ class Detour:
             sock.close()
             raise
         return sock
+
+
+def _speaks_version_1(client: AnyTLSClient) -> bool:
+    """Whether the server has sent frames, and never that it speaks version 2."""
+    state = client._pool.state
+    with state.lock:
+        sessions = list(state.sessions)
+    return state.server_version != 2 and any(session.frames_received for session in sessions)
 
 
 def _http_headers(hop: HTTPOutbound) -> list[tuple[str, str]]:

@@ -109,6 +109,7 @@ class Origin:
 
 
 def wait_for(port: int) -> None:
+    """Return when something listens on ``port``; raises :class:`TimeoutError` after 10 s."""
     deadline = time.monotonic() + 10
     while True:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):

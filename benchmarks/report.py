@@ -59,8 +59,9 @@ def write_docs(results: list[dict[str, Any]], rounds: int, origin: str) -> None:
 
 Made by `tox -e bench`, which runs `python benchmarks/run.py --write`. Everything on loopback of one machine, medians of
 {rounds} rounds, the variants interleaved. *direct*: no proxy. *sing-box*: `proxy="socks5://..."` in front of a sing-box
-client process. *anytls_http*: in the program. Both tunnels lead to the same sing-box server. CPU is that of all client-side
-processes. Origin: {origin}. Machine: {machine()}.
+client process. *anytls_http*: in the program. Both tunnels lead to the same sing-box server. CPU is that of all
+client-side processes. In the last row, *direct* is a plain `ssl.SSLSocket` to a TLS server of the same speed: the same
+sing-box, as an HTTP proxy over TLS. Origin: {origin}. Machine: {machine()}.
 
 ![Speed against the sing-box client process](benchmark.svg)
 
@@ -77,9 +78,11 @@ def _chart(results: list[dict[str, Any]]) -> str:
     width = left + int(scale * max(widest, 1.5)) + 70
     total = top + height * len(rows) + 20
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{total}" font-family="sans-serif" '
-        f'font-size="13"><rect width="100%" height="100%" fill="white"/>'
-        f'<text x="10" y="22" font-size="15">Speed against a sing-box client process (= 1)</text>'
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{total}" font-family="sans-serif" '
+            f'font-size="13"><rect width="100%" height="100%" fill="white"/>'
+            f'<text x="10" y="22" font-size="15">Speed against a sing-box client process (= 1)</text>'
+        )
     ]
     for number, row in enumerate(rows):
         ratio = row["rate"]["anytls_http"] / row["rate"]["sing-box"]

@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from origin import Origin
 from report import as_table, write_docs
-from variants import SingBox, Variants, timed
+from singbox import SingBox
+from variants import Variants, timed
 from workloads import LARGE, Workload, rows
 
 

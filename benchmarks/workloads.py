@@ -120,6 +120,7 @@ def socket_download() -> Workload:
             size - 1
         )
         buffer = bytearray(65536)
+        tls = ssl.create_default_context(cadata=variants.singbox.outbound["tls"]["certificate"])
 
         def pull(sock: Any) -> None:
             sock.sendall(request)
@@ -130,9 +131,13 @@ def socket_download() -> Workload:
 
         def work() -> None:
             if name == "direct":
-                plain = socket.create_connection(("127.0.0.1", origin.https_port), 60)
-                with variants.context.wrap_socket(plain, server_hostname="127.0.0.1") as sock:
-                    sock.context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
+                plain = socket.create_connection(("127.0.0.1", variants.singbox.tls_proxy_port), 60)
+                with tls.wrap_socket(
+                    plain, server_hostname=variants.singbox.outbound["tls"]["server_name"]
+                ) as sock:
+                    target = f"127.0.0.1:{origin.http_port}"
+                    sock.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
+                    assert b" 200 " in sock.recv(4096)
                     pull(sock)
             else:
                 with variants.tunnel.create_connection(("127.0.0.1", origin.http_port), 60) as sock:

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
 from anytls_http.client import AnyTLSClient
 from anytls_http.errors import AuthenticationError, CertificateError, ClientClosed
+from anytls_http.net.steps import observed_by
 
 from ._httpcore import TunnelBackend, asked
+from ._trace import tracing
 
 if TYPE_CHECKING:
     from anytls_http.config import AnyTLSOutbound
@@ -120,6 +122,13 @@ class TunnelTransport:
 
     def handle_request(self, request: Any) -> Any:
         """Send ``request`` through the tunnel and return the response, its body still to be read."""
+        trace = request.extensions.get("trace")
+        if trace is None:
+            return self._send(request)
+        with observed_by(tracing(trace)):
+            return self._send(request)
+
+    def _send(self, request: Any) -> Any:
         core = self.core
         url = request.url
         core_request = core.Request(

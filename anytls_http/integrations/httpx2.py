@@ -6,6 +6,14 @@
 ``transport=`` is the safe way: with it httpx2 looks at no proxy variable. A transport in ``mounts=`` competes
 with those that httpx2 makes from ``HTTP_PROXY``, ``HTTPS_PROXY`` and ``ALL_PROXY``, the more exact pattern wins,
 and a mount for ``all://`` is bypassed around the tunnel without a word (``trust_env=False`` prevents it).
+
+httpx2's ``trace`` extension is told the tunnel's steps too, among httpcore's own ``connection.*`` and ``http11.*``::
+
+    http.get(url, extensions={"trace": lambda name, facts: print(name, facts)})
+
+They are ``anytls.open_stream``, ``anytls.dial``, ``anytls.resolve``, ``anytls.connect_tcp``, ``anytls.detour``,
+``anytls.tls`` and ``anytls.proof_of_life``, each with ``.started``, then ``.complete`` or ``.failed``; which facts
+come with them says ``_trace.py``. A callable that raises there is logged, and the request goes on.
 """
 
 from __future__ import annotations

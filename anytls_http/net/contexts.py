@@ -87,6 +87,11 @@ class TLSContexts:
         return f"<TLSContexts for {self._name}{', insecure' if self._options.insecure else ''}>"
 
     @property
+    def server_name(self) -> str:
+        """The name, or IP address, that the server's certificate must be valid for."""
+        return self._name
+
+    @property
     def server_hostname(self) -> str | None:
         """What ``wrap_bio`` is to be given: the name for SNI and verification, None with ``disable_sni``."""
         return None if self._options.disable_sni and not is_ip_address(self._name) else self._name

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ..errors import AnyTLSTimeout, DialError
 from .resolve import Address, SocketAddress, resolve, seconds_text
 from .socket_options import open_socket, os_error_text
+from .steps import step
 
 if TYPE_CHECKING:
     from ..config import DialOptions
@@ -50,7 +51,24 @@ def connect_tcp(
     limit = started + options.connect_timeout
     if deadline is not None:
         limit = min(limit, deadline)
-    addresses = resolve(host, port, options.domain_strategy, limit, options.resolver)
+    with step("resolve", host=host) as found:
+        addresses = found["addresses"] = resolve(
+            host, port, options.domain_strategy, limit, options.resolver
+        )
+    with step("connect_tcp", addresses=addresses):
+        return _connect(host, port, addresses, options, started, limit, cancelled)
+
+
+def _connect(
+    host: str,
+    port: int,
+    addresses: Iterable[Address],
+    options: DialOptions,
+    started: float,
+    limit: float,
+    cancelled: Callable[[], bool] | None,
+) -> socket.socket:
+    """Return the connection to the first address that takes one; raises as :func:`connect_tcp`."""
     race = _Race(addresses, options)
     try:
         winner = race.run(limit, cancelled)

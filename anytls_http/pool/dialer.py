@@ -8,6 +8,7 @@ import time
 from anytls_http._version import __version__
 from anytls_http.errors import AnyTLSError, AnyTLSTimeout, ClientClosed, DialError
 from anytls_http.net.dial import connect_tcp
+from anytls_http.net.steps import observed_by, step
 from anytls_http.net.tls import TLSConnection
 from anytls_http.net.waiting import deadline_after, earlier
 from anytls_http.protocol.session import ClientSession
@@ -26,8 +27,12 @@ def dial(state: PoolState, created_for: str, deadline: float | None) -> Session:
     :class:`CertificateError`, :class:`ClientClosed`, or :class:`AnyTLSTimeout` at ``deadline``
     (``time.monotonic()`` seconds).
     """
+    outbound = state.outbound
     try:
-        return _dial(state, created_for, deadline)
+        with step("dial", server=outbound.server, port=outbound.server_port) as found:
+            session = _dial(state, created_for, deadline)
+            found["session"] = session.sequence
+            return session
     except AnyTLSError as exc:
         if not isinstance(exc, ClientClosed):
             with state.lock:
@@ -40,7 +45,10 @@ def _connect(state: PoolState, deadline: float | None) -> socket.socket:
     server, port, dial = state.outbound.server, state.outbound.server_port, state.outbound.dial
     if state.connect is None:
         return connect_tcp(server, port, dial, deadline, lambda: state.closed)
-    return state.connect(server, port, deadline, lambda: state.closed)
+    via = state.outbound.via
+    with step("detour", detour="" if via is None else via.describe()), observed_by(None):
+        # Not the steps of the hops: they would be taken for this server's.
+        return state.connect(server, port, deadline, lambda: state.closed)
 
 
 def _dial(state: PoolState, created_for: str, deadline: float | None) -> Session:
@@ -64,7 +72,9 @@ def _dial(state: PoolState, created_for: str, deadline: float | None) -> Session
             # A proxy may say yes before it has tried: then its refusal is an end of the connection here.
             server += f" through detour {outbound.via.describe()}"
         try:
-            tls.handshake(contexts, server, handshake_deadline)
+            with step("tls", server_name=contexts.server_name) as found:
+                tls.handshake(contexts, server, handshake_deadline)
+                found["ssl_object"] = tls.engine.ssl_object
         except AnyTLSTimeout:
             seconds = time.monotonic() - connected
             raise AnyTLSTimeout(

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from anytls_http.config import AnyTLSOutbound
 from anytls_http.errors import AnyTLSTimeout, ClientClosed
+from anytls_http.net.steps import step
 from anytls_http.net.waiting import remaining
 
 from . import maintenance
@@ -19,7 +20,7 @@ from .dialer import dial
 from .events import EventHooks
 from .session import Session
 from .state import Connect, PoolState
-from .stats import PoolStats
+from .stats import PoolStats, SessionInfo
 
 logger = logging.getLogger("anytls_http.pool")
 
@@ -93,7 +94,9 @@ class Pool:
         """
         if self.state.server_version < 2 or not session.is_silent():
             return not session.closed
-        if session.prove_alive(deadline):
+        with step("proof_of_life", session=session.sequence) as found:
+            alive = found["alive"] = session.prove_alive(deadline)
+        if alive:
             return True
         self._distrust(session)
         return False
@@ -150,6 +153,10 @@ class Pool:
     def stats(self) -> PoolStats:
         """Return the numbers of this moment."""
         return self.state.stats()
+
+    def sessions(self) -> list[SessionInfo]:
+        """Return what each session is doing at this moment, the oldest first."""
+        return self.state.session_infos()
 
     def close(self) -> None:
         """Close all sessions, those in use too, and wake whoever is blocked in them; any number of times."""

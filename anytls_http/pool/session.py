@@ -78,6 +78,8 @@ class Session:
         "error",
         "expires_at",
         "heart_sent_at",
+        "heartbeats_answered",
+        "heartbeats_sent",
         "idle_since",
         "last_received",
         "last_upload",
@@ -114,6 +116,8 @@ class Session:
         self.last_received = now
         self.last_upload = 0.0  #: when a stream's opening or its data was last written
         self.heart_sent_at: float | None = None  #: the HeartRequest that waits for a frame
+        self.heartbeats_sent = 0
+        self.heartbeats_answered = 0
         self.round_trip = round_trip  #: seconds, as last measured
         self.closed = False
         self.error: AnyTLSError | None = None
@@ -132,6 +136,11 @@ class Session:
     def frames_received(self) -> int:
         """Frames received so far."""
         return self._protocol.frames_received
+
+    @property
+    def server_version(self) -> int:
+        """The protocol's version that the server said on this session, 0 until it did (version 1 never does)."""
+        return self._protocol.peer_version
 
     @property
     def local_address(self) -> tuple[object, ...] | None:
@@ -620,6 +629,7 @@ class Session:
                 return False
             now = self._state.clock()
             self._tls.write(self._protocol.heart_request(), AT_ONCE, keep_unsent=True)
+            self.heartbeats_sent += 1
             if self.heart_sent_at is None:
                 self.heart_sent_at = now
         except AnyTLSError as exc:
@@ -693,6 +703,28 @@ class Session:
         except AnyTLSError as exc:
             self._break(exc)
         return not self.closed
+
+    def ping(self, deadline: float | None) -> float:
+        """Send a HeartRequest on a session without stream, wait for its answer, and return the seconds that took.
+
+        Raises :class:`AnyTLSTimeout` at ``deadline``: the session goes on; and as :meth:`receive`.
+        """
+        started = self._state.clock()
+        if not self.send_heartbeat():
+            if self.closed:
+                raise self.error or SessionClosed("the connection was closed")
+            raise AnyTLSTimeout("the connection takes no data")
+        wanted = self.heartbeats_sent
+        try:
+            while self.heartbeats_answered < wanted and not self.closed:
+                self._await_input(self.last_received, deadline)
+        except AnyTLSTimeout:
+            raise
+        except AnyTLSError as exc:
+            raise self._break(exc) from exc.__cause__
+        if self.closed:
+            raise self.error or SessionClosed("the connection was closed")
+        return self._state.clock() - started
 
     def _await_input(self, since: float, deadline: float | None) -> None:
         if not self._reader.acquire(timeout=remaining(deadline)):
@@ -854,6 +886,8 @@ class Session:
             self._tell("stream_opened", target=self.target)
         elif kind is EventKind.REFUSED:
             self._tell("stream_failed", target=self.target, detail=event.text)
+        elif kind is EventKind.HEART_RESPONSE:
+            self.heartbeats_answered += 1
         elif kind is EventKind.SERVER_SETTINGS:
             state.server_version = self._protocol.peer_version
         elif kind is EventKind.PADDING_SCHEME:

@@ -28,7 +28,7 @@ from anytls_http.protocol.padding import DEFAULT_SCHEME, PaddingScheme
 
 from . import rules
 from .events import Event, EventDispatcher, EventHooks
-from .stats import CLOSED_BY, CREATED_FOR, PoolStats
+from .stats import CLOSED_BY, CREATED_FOR, PoolStats, SessionInfo
 
 if TYPE_CHECKING:
     from anytls_http.net.tls import TLSConnection
@@ -311,6 +311,28 @@ class PoolState:
                 created=dict(self._created),
                 closed=dict(self._closed),
             )
+
+    def session_infos(self) -> list[SessionInfo]:
+        """Return what each session is doing at this moment, the oldest first."""
+        now = self.clock()
+        with self.lock:
+            idle = set(self.idle)
+            sessions = sorted(self.sessions, key=_sequence)
+            return [
+                SessionInfo(
+                    sequence=s.sequence,
+                    state="idle" if s in idle else "busy",
+                    age=now - s.created_at,
+                    idle_for=now - s.idle_since if s in idle else None,
+                    target="" if s in idle else s.target,
+                    bytes_sent=s.bytes_sent,
+                    bytes_received=s.bytes_received,
+                    streams_opened=s.streams_opened,
+                    round_trip=s.round_trip,
+                    server_version=s.server_version,
+                )
+                for s in sessions
+            ]
 
 
 def _sequence(session: Session) -> int:

@@ -40,3 +40,26 @@ class PoolStats:
     bytes_received: int
     created: Mapping[str, int]
     closed: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """One session of the pool at one moment.
+
+    ``sequence``: its number within its client, from 1. ``state``: ``idle``, or ``busy`` with a stream.
+    ``age``: seconds since it was made. ``idle_for``: seconds without a stream, None while busy.
+    ``target``: ``host:port`` of the open stream, "" while idle. ``bytes_sent``, ``bytes_received``: the users'
+    bytes so far; ``streams_opened``: streams so far. ``round_trip``: seconds, of the last heartbeat, and
+    before the first one of the TCP connection. ``server_version``: of the AnyTLS protocol, 0 until known.
+    """
+
+    sequence: int
+    state: str
+    age: float
+    idle_for: float | None
+    target: str
+    bytes_sent: int
+    bytes_received: int
+    streams_opened: int
+    round_trip: float
+    server_version: int

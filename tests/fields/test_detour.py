@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import pickle
 import socket
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from anytls_http import AnyTLSClient, AnyTLSOutbound
+from anytls_http import client as client_module
 from anytls_http.errors import (
     AnyTLSTimeout,
     AuthenticationError,
@@ -245,6 +247,61 @@ def test_two_clients_may_share_a_configuration(site: Site) -> None:
             get(first, site)
             first.close()
             assert get(second, site) == b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_child_dials_the_whole_way_anew(site: Site) -> None:
+    with (
+        AnyTLSServer() as outer,
+        AnyTLSServer() as inner,
+        AnyTLSClient(inner.outbound(detour="up"), outbounds=[outer.outbound(tag="up")]) as client,
+    ):
+        get(client, site)
+        child = os.fork()
+        if child == 0:
+            try:
+                os._exit(0 if get(client, site) == b"HTTP/1.1 200 OK\r\n" else 1)
+            except BaseException:
+                os._exit(2)
+        assert os.waitpid(child, 0)[1] == 0
+        assert get(client, site) == b"HTTP/1.1 200 OK\r\n"
+        assert client.stats().created["demand"] == 1
+        assert len(outer.connections) == len(inner.connections) == 2
+
+
+def test_a_hop_of_version_1_gives_no_word_and_is_waited_for_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "VERSION_1_AFTER", 0.4)
+    with (
+        AnyTLSServer(version=1) as outer,
+        AnyTLSServer() as inner,
+        AnyTLSClient(inner.outbound(detour="up"), outbounds=[outer.outbound(tag="up")]) as client,
+        client.create_connection((site.host, site.port), 5) as first,
+    ):
+        first.sendall(b"GET / HTTP/1.1\r\nHost: site.test\r\n\r\n")
+        assert first.recv(100)
+        started = time.monotonic()
+        assert get(client, site) == b"HTTP/1.1 200 OK\r\n"
+        assert time.monotonic() - started < 0.3
+        assert client.stats().created["demand"] == 2
+
+
+def test_httpx_and_requests_go_the_same_way(site: Site) -> None:
+    httpx = pytest.importorskip("httpx")
+    requests = pytest.importorskip("requests")
+    from anytls_http import AnyTLSAdapter, AnyTLSTransport
+
+    url = f"http://{site.host}:{site.port}/"
+    with AnyTLSServer() as outer, AnyTLSServer() as inner:
+        outbound = AnyTLSOutbound.from_dict(inner.outbound(detour="up"), outbounds=[outer.outbound(tag="up")])
+        with httpx.Client(transport=AnyTLSTransport(outbound)) as http:
+            assert http.get(url).status_code == 200
+        with requests.Session() as session:
+            session.mount("http://", pickle.loads(pickle.dumps(AnyTLSAdapter(outbound))))
+            assert session.get(url).status_code == 200
+        assert len(outer.connections) == len(inner.connections) == 2
 
 
 # -- what goes wrong --------------------------------------------------------------------------------------

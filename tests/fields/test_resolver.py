@@ -150,6 +150,21 @@ def test_a_dns_server_given_by_name(server: AnyTLSServer, kind: str) -> None:
         assert connect(client_of(server, [second.server(server="localhost", domain_strategy="ipv4_only")]))
 
 
+def test_the_hops_of_a_detour_have_resolvers_of_their_own(server: AnyTLSServer, tmp_path: Path) -> None:
+    with DNSTestServer() as dns_server, AnyTLSServer() as outer:
+        dns_server.records["outer.example"] = ["127.0.0.1"]
+        hop = outer.outbound(tag="up", server="outer.example", domain_resolver="dns")
+        document = {
+            "dns": {"servers": [dns_server.server()]},
+            "outbounds": [server.outbound(tag="in", detour="up"), hop],
+        }
+        outbound = AnyTLSOutbound.from_json(json.dumps(document))
+        with AnyTLSClient(outbound) as client:
+            client.wait_ready(1, 5)
+        assert ("outer.example", "A") in dns_server.questions
+        assert AnyTLSOutbound.from_json(json.dumps(outbound.to_config())) == outbound
+
+
 # -- what goes wrong --------------------------------------------------------------------------------------
 
 

@@ -1,12 +1,14 @@
 """The table of faults: what was tried, against which server, through which library, and how it ended.
 
 A test says what it tries with ``@pytest.mark.fault("what")``; the server and the library are read from the
-parameters ``server`` and ``lib``. What the ``ended`` fixture was given is the outcome's detail; a test that tries
-several things at once gives it the library, and what it tried, too. The table is printed after the run, and ``--write-reliability`` puts it into ``docs/reliability.md``.
+parameters ``server`` and ``lib`` (or ``road``: "what is wrong with it: server"). What the ``ended`` fixture was
+given is the outcome's detail; a test that tries several things at once gives it the library, and what it
+tried, too. The table is printed after the run, and ``--write-reliability`` puts it into ``docs/reliability.md``.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -49,10 +51,11 @@ class ReliabilityTable:
         report = yield
         mark = item.get_closest_marker("fault")
         if mark is not None and call.when == "call":
-            params = getattr(getattr(item, "callspec", None), "params", {})
-            server = mark.kwargs.get("server", params.get("server", "embedded"))
+            params = dict(getattr(getattr(item, "callspec", None), "params", {}))
+            road, _, behind = str(params.pop("road", "")).partition(": ")
+            server = mark.kwargs.get("server", params.get("server", behind or "embedded"))
             library = mark.kwargs.get("library", params.get("lib", "socket"))
-            fault = mark.args[0].format(**params)
+            fault = mark.args[0].format(road=road, **params)
             report.user_properties.append((_FAULT, f"{fault}\0{server}\0{library}"))
         return report
 
@@ -80,15 +83,15 @@ class ReliabilityTable:
             return
         rows = [row for rows in self._rows.values() for row in rows]
         terminalreporter.section("faults: what was tried, and how it ended")
-        for row in rows:
-            terminalreporter.write_line(f"{row.fault} | {row.server} | {row.library} | {row.text}")
+        for line in table(rows):
+            terminalreporter.write_line(line)
         if self._write:
             DOCUMENT.write_text(document(rows))
             terminalreporter.write_line(f"written to {DOCUMENT}")
 
 
 def document(rows: list[Row]) -> str:
-    """Return the page: one line for each fault and server, the libraries side by side."""
+    """Return the page."""
     lines = [
         "# Reliability",
         "",
@@ -96,16 +99,8 @@ def document(rows: list[Row]) -> str:
         f"it ended ({time.strftime('%Y-%m-%d')}, CPython {sys.version.split()[0]}, {sys.platform}).",
         "Made by `python -m pytest tests/faults --write-reliability`.",
         "",
-        "| what was tried | server | through | how it ended |",
-        "| --- | --- | --- | --- |",
+        *table(rows),
     ]
-    grouped: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        grouped.setdefault((row.fault, row.server), []).append(row)
-    for (fault, server), group in grouped.items():
-        libraries = ", ".join(dict.fromkeys(row.library for row in group))
-        endings = "; ".join(dict.fromkeys(row.text for row in group)).replace("|", "\\|")
-        lines.append(f"| {fault} | {server} | {libraries} | {endings} |")
     soak = DOCUMENT.with_name("soak.svg")
     if soak.exists():
         lines += [
@@ -115,6 +110,26 @@ def document(rows: list[Row]) -> str:
             "![memory, threads and descriptors](soak.svg)",
         ]
     return "\n".join(lines) + "\n"
+
+
+def table(rows: list[Row]) -> list[str]:
+    """Return the lines of the table: one for each fault and server, the libraries side by side."""
+    lines = [
+        "| what was tried | server | through | how it ended |",
+        "| --- | --- | --- | --- |",
+    ]
+    grouped: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        grouped.setdefault((row.fault, row.server), []).append(row)
+    for (fault, server), group in grouped.items():
+        libraries = ", ".join(dict.fromkeys(row.library for row in group))
+        slowest: dict[str, str] = {}  # of endings that differ in their times only
+        for row in group:
+            alike = re.sub(r"\d+\.\d+", "", row.text)
+            slowest[alike] = max(slowest.get(alike, ""), row.text)
+        endings = "; ".join(slowest.values()).replace("|", "\\|")
+        lines.append(f"| {fault} | {server} | {libraries} | {endings} |")
+    return lines
 
 
 class Ended(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import socket
 import struct
 from dataclasses import dataclass
@@ -147,9 +148,10 @@ class Sniffer:
 
     def __init__(self, port: int) -> None:
         self._port = port
+        self._sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        self._keep_only(port)
         # 3: ETH_P_ALL, which alone sees what is sent.
-        self._sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-        self._sock.bind(("lo", 0))
+        self._sock.bind(("lo", 3))
         self._sock.setblocking(False)
 
     def __enter__(self) -> Self:
@@ -157,6 +159,25 @@ class Sniffer:
 
     def __exit__(self, *exc_info: object) -> None:
         self._sock.close()
+
+    def _keep_only(self, port: int) -> None:
+        """Let the kernel drop all but TCP to this port: what other tests send would fill the socket's buffer."""
+        drop = 8
+        program = [
+            (0x28, 0, 0, 12),  # the Ethernet type
+            (0x15, 0, drop - 2, 0x0800),  # IPv4?
+            (0x30, 0, 0, 23),  # the protocol
+            (0x15, 0, drop - 4, 6),  # TCP?
+            (0xB1, 0, 0, 14),  # the length of the IP header
+            (0x48, 0, 0, 16),  # the port after it
+            (0x15, 0, drop - 7, port),
+            (0x06, 0, 0, 0x40000),  # keep
+            (0x06, 0, 0, 0),  # drop
+        ]
+        code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in program))
+        so_attach_filter = 26
+        filter_program = struct.pack("HL", len(program), ctypes.addressof(code))
+        self._sock.setsockopt(socket.SOL_SOCKET, so_attach_filter, filter_program)
 
     def segments(self) -> list[bytes]:
         """Return the payloads of all segments since the beginning or the last call."""
