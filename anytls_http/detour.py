@@ -115,8 +115,8 @@ class Detour:
             sock = stream.as_socket()
         except BaseException as exc:
             stream.close()
-            if isinstance(exc, OSError) and not isinstance(exc, AnyTLSError):
-                raise DialError(f"no socket for the stream: {exc.strerror or exc}") from exc
+            if isinstance(exc, (OSError, RuntimeError)) and not isinstance(exc, AnyTLSError):
+                raise DialError(f"no socket for the stream: {exc}") from exc
             raise
         sock.setblocking(False)
         return sock

@@ -7,6 +7,11 @@ All of them carry one message and can be pickled. None ever holds a password.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Self
+
 __all__ = [
     "AnyTLSError",
     "AnyTLSTimeout",
@@ -22,6 +27,10 @@ __all__ = [
 
 class AnyTLSError(Exception):
     """Base of all errors of this package."""
+
+    def bare(self) -> Self:
+        """Return a copy to keep: one that was raised keeps alive the frames that it went through, and all in them."""
+        return type(self)(*self.args)
 
 
 class ConfigError(AnyTLSError, ValueError):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from anytls_http._version import __version__
 from anytls_http.errors import AnyTLSError, ConfigError
 
-from . import check_config, demo, proxy, schema
+from . import check, check_config, demo, proxy, schema, top
 from . import run as run_command
 
 OK = 0
@@ -22,7 +22,7 @@ BAD_CONFIGURATION = 2
 INTERRUPTED = 130
 
 #: The commands, in the order in which the help lists them.
-_COMMANDS = (demo, proxy, run_command, check_config, schema)
+_COMMANDS = (demo, check, proxy, run_command, top, check_config, schema)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 #: Width of the column with the name of a step.
-_NAME_WIDTH = 14
+_NAME_WIDTH = 16
+#: Width of the bars of a chart, in characters.
+_CHART_WIDTH = 50
+#: Name, start and length in seconds, outcome.
+Bar = tuple[str, float, float, str]
+_STYLES = {"ok": "green", "failed": "bold red", "skipped": "yellow"}
 
 
 @dataclass
@@ -44,6 +49,10 @@ class Screen(Protocol):
 
     def table(self, title: str, rows: Iterable[tuple[str, str]]) -> None: ...
 
+    def chart(self, title: str, bars: Sequence[Bar]) -> None: ...
+
+    def lines(self, title: str, lines: Iterable[str]) -> None: ...
+
     def verdict(self, ok: bool, text: str) -> None: ...
 
 
@@ -67,6 +76,15 @@ class PlainScreen:
         for name, value in rows:
             print(f"  {name:<18}{value}")
 
+    def chart(self, title: str, bars: Sequence[Bar]) -> None:
+        """Print nothing: the steps have said their times."""
+
+    def lines(self, title: str, lines: Iterable[str]) -> None:
+        """Print a heading and indented lines."""
+        print(f"\n{title}:")
+        for line in lines:
+            print(f"  {line}")
+
     def verdict(self, ok: bool, text: str) -> None:
         """Print the last line."""
         print(f"\n{'OK' if ok else 'FAILED'}: {text}", flush=True)
@@ -88,7 +106,7 @@ class RichScreen:
         """Print a step that has ended."""
         from rich.text import Text
 
-        style = {"ok": "green", "failed": "bold red", "skipped": "yellow"}[step.outcome]
+        style = _STYLES[step.outcome]
         sign = {"ok": "ok", "failed": "FAILED", "skipped": "skipped"}[step.outcome]
         line = Text.assemble(
             (f"{step.seconds * 1000:8.1f} ms  ", "cyan"),
@@ -114,6 +132,40 @@ class RichScreen:
             table.add_row(Text(name), Text(value))
         self._console.print(f"\n{title}", style="bold", markup=False, soft_wrap=True)
         self._console.print(table)
+
+    def chart(self, title: str, bars: Sequence[Bar]) -> None:
+        """Print when each step began and how long it took, as bars on one scale."""
+        from rich.text import Text
+
+        total = max((start + length for _, start, length, _ in bars), default=0.0)
+        if not total:
+            return
+        self._console.print(f"\n{title}", style="bold", markup=False, soft_wrap=True)
+        for name, start, length, outcome in bars:
+            offset = round(start / total * _CHART_WIDTH)
+            size = max(1, round((start + length) / total * _CHART_WIDTH) - offset)
+            bar = ("\u2588" if self._console.encoding.startswith("utf") else "#") * size
+            line = Text.assemble(
+                (f"  {name:<{_NAME_WIDTH}}", "bold"),
+                " " * offset,
+                (bar, _STYLES[outcome]),
+                " " * max(1, _CHART_WIDTH + 1 - offset - size),
+                (f"{length * 1000:8.1f} ms", "cyan"),
+            )
+            self._console.print(line, soft_wrap=True)
+
+    def lines(self, title: str, lines: Iterable[str]) -> None:
+        """Print a heading and indented lines."""
+        from rich.padding import Padding
+        from rich.text import Text
+
+        self._console.print(f"\n{title}:", style="bold", markup=False, soft_wrap=True)
+        for line in lines:
+            # Wrapped by words on a terminal only: elsewhere somebody may search for them.
+            if self._console.is_terminal:
+                self._console.print(Padding(Text(line), (0, 0, 0, 2)))
+            else:
+                self._console.print(Text(f"  {line}"), soft_wrap=True)
 
     def verdict(self, ok: bool, text: str) -> None:
         """Print the last line."""

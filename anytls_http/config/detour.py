@@ -153,11 +153,13 @@ def follow_detour(
 
 def _tag_of(entry: object, position: int) -> str:
     """Return an outbound's tag; sing-box's for one that has none is its position."""
+    from .outbound import AnyTLSOutbound
+
     if isinstance(entry, Mapping):
         return str(entry.get("tag") or position)
-    if not hasattr(entry, "to_dict"):
-        raise ConfigError(f"outbounds[{position}]: got {describe_value(entry, secret=True)}, takes an object")
-    return str(getattr(entry, "tag", None) or position)
+    if isinstance(entry, AnyTLSOutbound):
+        return entry.tag or str(position)
+    raise ConfigError(f"outbounds[{position}]: got {describe_value(entry, secret=True)}, takes an object")
 
 
 def _read_upstream(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -77,6 +76,8 @@ def _as_file(text: str) -> Iterator[str]:
         finally:
             os.close(fd)
         return
+    import tempfile  # rarely needed, and slow to load
+
     with tempfile.TemporaryDirectory(prefix="anytls_http-") as folder:
         path = os.path.join(folder, "pair.pem")
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import platform
+import sys
 from collections.abc import Iterable
 
 __all__ = ["CIPHER_SUITES", "CURVES", "limit_curves", "openssl_ciphers"]
@@ -70,4 +70,4 @@ def _unknown(names: Iterable[str]) -> str:
 def _here() -> str:
     import ssl
 
-    return f"Python {platform.python_version()} with {' '.join(ssl.OPENSSL_VERSION.split()[:2])}"
+    return f"Python {'.'.join(map(str, sys.version_info[:3]))} with {' '.join(ssl.OPENSSL_VERSION.split()[:2])}"

@@ -3,7 +3,7 @@
 | event | when | facts |
 | --- | --- | --- |
 | ``anytls.open_stream`` | a new connection of httpcore's needs a session | ``target``; ``session``, ``reused`` |
-| ``anytls.dial`` | ... and there was none idle: one is dialled, within the step above | ``server``, ``port``; ``session`` |
+| ``anytls.dial`` | ... and none was idle: one is dialled, within the step above | ``server``, ``port``; ``session`` |
 | ``anytls.resolve`` | the server's name is looked up | ``host``; ``addresses`` |
 | ``anytls.connect_tcp`` | TCP to the server | ``addresses`` |
 | ``anytls.detour`` | in place of these two, where the outbound has a ``detour`` | ``detour`` |

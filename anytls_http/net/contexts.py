@@ -11,8 +11,6 @@ import threading
 import warnings
 from typing import TYPE_CHECKING
 
-import certifi
-
 from ..config.pem import load_pair, read_pem_file
 from ..config.tls_names import limit_curves, openssl_ciphers
 from ..errors import ConfigError
@@ -280,6 +278,8 @@ def load_default_roots(context: ssl.SSLContext) -> None:
         elif folder:
             context.load_verify_locations(capath=folder)
         else:
+            import certifi  # not at the top: it takes a few milliseconds that own roots save
+
             context.load_verify_locations(cafile=certifi.where())
     except OSError as exc:  # ssl.SSLError too
         source = f'the environment variable SSL_CERT_FILE ("{file}")' if file else "the default roots"

@@ -53,7 +53,7 @@ def connect_tcp(
         limit = min(limit, deadline)
     with step("resolve", host=host) as found:
         addresses = found["addresses"] = resolve(
-            host, port, options.domain_strategy, limit, options.resolver
+            host, port, options.domain_strategy, limit, options.resolver, cancelled
         )
     with step("connect_tcp", addresses=addresses):
         return _connect(host, port, addresses, options, started, limit, cancelled)

@@ -6,7 +6,6 @@ in the namespace that it was made in, and nothing else of the process notices.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import socket
@@ -77,6 +76,8 @@ def _setns(descriptor: int) -> None:
     if sys.version_info >= (3, 12):
         os.setns(descriptor, _CLONE_NEWNET)
         return
+    import ctypes  # rarely needed, and slow to load
+
     library = ctypes.CDLL(None, use_errno=True)
     if library.setns(descriptor, _CLONE_NEWNET) != 0:
         number = ctypes.get_errno()

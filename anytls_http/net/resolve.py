@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from ..errors import AnyTLSError, AnyTLSTimeout, DialError
@@ -27,11 +27,18 @@ Address = tuple[socket.AddressFamily, SocketAddress]
 
 _FAMILY_NAMES = {socket.AF_INET: "IPv4", socket.AF_INET6: "IPv6"}
 _PREFERRED = {"prefer_ipv4": socket.AF_INET, "prefer_ipv6": socket.AF_INET6}
+#: How often ``cancelled`` is asked while the answer is awaited (seconds).
+_CANCEL_INTERVAL = 0.05
 _ONLY = {"ipv4_only": socket.AF_INET, "ipv6_only": socket.AF_INET6}
 
 
 def resolve(
-    host: str, port: int, strategy: str, deadline: float | None, server: DNSServer | None = None
+    host: str,
+    port: int,
+    strategy: str,
+    deadline: float | None,
+    server: DNSServer | None = None,
+    cancelled: Callable[[], bool] | None = None,
 ) -> list[Address]:
     """Return the addresses of a host, the ones to be tried first at the front.
 
@@ -40,9 +47,11 @@ def resolve(
     sing-box it is about names: an IP address as ``host`` is returned whatever its family.
 
     ``deadline`` is absolute ``time.monotonic()`` seconds, or None to wait for as long as the system does.
-    ``server`` is who is asked, None for the system.
+    ``server`` is who is asked, None for the system. ``cancelled``: the caller wants no answer any more,
+    once it returns True.
 
-    Raises AnyTLSTimeout at the deadline, and DialError when the lookup fails or leaves no address.
+    Raises AnyTLSTimeout at the deadline, and DialError when the lookup fails, leaves no address or was
+    cancelled.
     """
     literal = _ip_literal(host, port)
     if literal is not None:
@@ -52,7 +61,9 @@ def resolve(
         raise AnyTLSTimeout(f'no time left for the name lookup of "{host}"')
     wanted = _ONLY.get(strategy, socket.AF_UNSPEC)
     lookup = _join_or_start(host, port, wanted, server)
-    if not lookup.done.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
+    if not _wait(lookup.done, deadline, cancelled):
+        if cancelled is not None and cancelled():
+            raise DialError(f'name lookup of "{host}" was cancelled')
         waited = seconds_text(time.monotonic() - started)
         raise AnyTLSTimeout(f'name lookup of "{host}" timed out after {waited}')
     if lookup.failure is not None:
@@ -66,6 +77,17 @@ def resolve(
             )
         raise DialError(f'name lookup of "{host}" found no address')
     return addresses
+
+
+def _wait(done: threading.Event, deadline: float | None, cancelled: Callable[[], bool] | None) -> bool:
+    while True:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        if cancelled is None:
+            return done.wait(left)
+        if done.wait(_CANCEL_INTERVAL if left is None else min(left, _CANCEL_INTERVAL)):
+            return True
+        if left == 0 or cancelled():
+            return False
 
 
 def seconds_text(seconds: float) -> str:

@@ -72,7 +72,9 @@ class TLSConnection:
         except ssl.SSLError as exc:
             with contextlib.suppress(AnyTLSTimeout, SessionClosed):
                 self._send(engine.take_output(), AT_ONCE)  # the alert that tells the server why
-            raise handshake_error(exc, server_name, engine.ssl_object) from exc
+            # A certificate is for a name, not for the address that was dialled.
+            name = contexts.server_name if isinstance(exc, ssl.SSLCertVerificationError) else server_name
+            raise handshake_error(exc, name, engine.ssl_object) from exc
         except SessionClosed as exc:
             raise DialError(f"TLS handshake with {server_name} failed: {exc}") from exc
 

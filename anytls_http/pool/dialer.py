@@ -36,7 +36,7 @@ def dial(state: PoolState, created_for: str, deadline: float | None) -> Session:
     except AnyTLSError as exc:
         if not isinstance(exc, ClientClosed):
             with state.lock:
-                state.last_error = exc
+                state.last_error = exc.bare()
         raise
 
 

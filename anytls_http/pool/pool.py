@@ -133,6 +133,7 @@ class Pool:
         deadline = None if timeout is None else time.monotonic() + timeout
         with state.lock:
             state.warm_target = max(state.options.ensure_idle_session, count)
+            state.refill_at = 0.0  # somebody waits: no time to lose, whatever has failed before
         try:
             self.start()
             state.wake_maintenance()

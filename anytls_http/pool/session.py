@@ -14,7 +14,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from anytls_http.errors import AnyTLSError, AnyTLSTimeout, AuthenticationError, SessionClosed, StreamRefused
+from anytls_http.errors import (
+    AnyTLSError,
+    AnyTLSTimeout,
+    AuthenticationError,
+    DialError,
+    SessionClosed,
+    StreamRefused,
+)
 from anytls_http.net.scratch import RECORD, scratch
 from anytls_http.net.tls import TLSConnection
 from anytls_http.net.tls_engine import END, NEED_INPUT
@@ -58,6 +65,7 @@ class Session:
     __slots__ = (
         "__weakref__",
         "_descriptor",
+        "_error",
         "_events",
         "_life",
         "_on_input",
@@ -75,7 +83,6 @@ class Session:
         "bytes_sent",
         "closed",
         "created_at",
-        "error",
         "expires_at",
         "heart_sent_at",
         "heartbeats_answered",
@@ -120,7 +127,7 @@ class Session:
         self.heartbeats_answered = 0
         self.round_trip = round_trip  #: seconds, as last measured
         self.closed = False
-        self.error: AnyTLSError | None = None
+        self._error: AnyTLSError | None = None
         self.target = ""  #: ``host:port`` of the open stream
         self.streams_opened = 0
         self.bytes_sent = 0
@@ -131,6 +138,15 @@ class Session:
     def fileno(self) -> int:
         """Return the TCP descriptor, for the watcher; -1 when closed."""
         return self._tls.fileno()
+
+    @property
+    def error(self) -> AnyTLSError | None:
+        """What ended the session, an exception of one's own for each who raises it."""
+        return self._error and self._error.bare()
+
+    @error.setter
+    def error(self, error: AnyTLSError | None) -> None:
+        self._error = error and error.bare()
 
     @property
     def frames_received(self) -> int:
@@ -340,7 +356,7 @@ class Session:
         elif (
             protocol.acknowledged and not acknowledged
         ):  # by data: a version 1 server has no other word for it
-            self._tell("stream_opened", target=self.target)
+            self._stream_opened()
         return size - len(plain)
 
     def _leave_reading(self) -> None:
@@ -864,6 +880,8 @@ class Session:
 
     def _ended(self, cause: SessionClosed | None = None) -> AnyTLSError:
         """Return the error for a session that the server has ended."""
+        if self.error is None:
+            self._take_last_frames()
         if self.error is not None:
             return self.error
         if not self._state.frame_received and not self.frames_received:
@@ -876,14 +894,35 @@ class Session:
             )
         return cause or SessionClosed("the server closed the session")
 
+    def _take_last_frames(self) -> None:
+        """Take in what the server sent before the end: an upload reads nothing, and its write fails first.
+
+        Frames tell that the password was right, and an alert tells why the session ended.
+        """
+        if not self._reader.acquire(blocking=False):
+            return  # there is a reader, maybe this very thread
+        try:
+            self._parse_what_is_there()
+        except DialError as exc:
+            self.error = exc
+        except AnyTLSError:
+            pass  # the end, once more
+        finally:
+            self._leave_reading()
+
     # -- what frames mean for the client ---------------------------------------------------------------
+
+    def _stream_opened(self) -> None:
+        self._tell("stream_opened", target=self.target)
+        if self._state.failures:
+            self._state.note_success(self)
 
     def _handle(self, event: Event) -> None:
         state = self._state
         state.frame_received = True
         kind = event.kind
         if kind is EventKind.OPENED:
-            self._tell("stream_opened", target=self.target)
+            self._stream_opened()
         elif kind is EventKind.REFUSED:
             self._tell("stream_failed", target=self.target, detail=event.text)
         elif kind is EventKind.HEART_RESPONSE:

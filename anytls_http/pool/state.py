@@ -85,6 +85,7 @@ class PoolState:
         self.created_this_cycle = 0
         self.failures = 0  #: refill dials that failed in a row
         self.refill_at = 0.0  #: not before (backoff)
+        self.failed_at = -math.inf  #: when a refill dial last failed
         self.last_error: AnyTLSError | None = None
 
         self._sequence = 0
@@ -257,10 +258,26 @@ class PoolState:
         )
 
     def note_failure(self, now: float) -> None:
-        """Count a failed refill and put the next one off. The caller holds the lock."""
+        """Count a failed refill and put the next one off. The caller holds the lock.
+
+        Dials that fail together count as one: a row of them says no more about the server than the first.
+        """
+        self.failed_at = now
+        if now < self.refill_at:
+            return
         self.failures += 1
-        pause = rules.backoff(self.failures, self.options.idle_session_check_interval, self.rng)
-        self.refill_at = max(self.refill_at, now + pause)
+        self.refill_at = now + rules.backoff(
+            self.failures, self.options.idle_session_check_interval, self.rng
+        )
+
+    def note_success(self, session: Session) -> None:
+        """A stream was opened on ``session``: where it was dialled since the last failure, refill at once."""
+        with self.lock:
+            if session.created_at <= self.failed_at:
+                return
+            self.failures = 0
+            self.refill_at = 0.0
+        self.wake_maintenance()
 
     def after_fork_in_child(self) -> None:
         """Begin anew: the locks may have been held by a thread that the child doesn't have."""

@@ -119,7 +119,8 @@ class Exchange:
     def may_repeat(self) -> bool:
         """Whether the request may be sent once more over another connection."""
         no_body = not any(
-            name in (b"content-length", b"transfer-encoding") for name, _ in self._request.headers
+            name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+            for name, value in self._request.headers
         )
         return no_body and self._request.method in _SAFE
 

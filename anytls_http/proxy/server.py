@@ -336,7 +336,7 @@ class LocalProxy:
         except AnyTLSError as exc:
             with self._changed:
                 self.failed += 1
-            logger.info("%s:%d: %s", shown(host), port, shown(exc))
+            logger.info("no connection to %s:%d: %s", shown(host), port, shown(exc))
             raise
 
     def _relay(self, client: Incoming, stream: AnyTLSSocket, head: bytes) -> None:
@@ -497,13 +497,13 @@ def _is_loopback(host: str) -> bool:
 
 def _listen(address: tuple[str, int]) -> socket.socket:
     host, port = address
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"listen: {port} is not a port")
     try:
         family, _, _, _, where = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.create_server(where[:2], family=family, backlog=1024)
-    except OverflowError:
-        raise ConfigError(f"listen: {port} is not a port") from None
     except OSError as exc:
         where_to = shown(f"{host}:{port}")
         raise OSError(exc.errno, f"can't listen on {where_to}: {exc.strerror or exc}") from exc

@@ -155,7 +155,7 @@ class TestSchema:
             ({"network_type": ["wifi"], "fallback_network_type": "wifi", "client_metadata": ""}, {}),
             ({}, {"alpn": "h2", "cipher_suites": ["TLS_AES_128_GCM_SHA256"], "curve_preferences": "P256"}),
             ({}, {"ech": {"enabled": False, "config": ["x"]}, "utls": {}, "reality": None, "spoof": ""}),
-            (dict.fromkeys(POOL_NAMES | DIAL_NAMES), dict.fromkeys(TLS_NAMES - {"enabled"})),
+            (dict.fromkeys(sorted(POOL_NAMES | DIAL_NAMES)), dict.fromkeys(sorted(TLS_NAMES - {"enabled"}))),
         ],
         ids=str,
     )

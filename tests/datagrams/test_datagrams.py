@@ -241,7 +241,10 @@ def test_a_dns_query_through_sing_box(singbox: SingBoxServer, host: str, connect
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
 @pytest.mark.parametrize("connected", [True, False], ids=["connected", "any address"])
 def test_sizes_through_sing_box(singbox: SingBoxServer, host: str, connected: bool) -> None:
-    with UDPEcho("127.0.0.1" if host == "localhost" else host) as echo, AnyTLSClient(singbox.outbound()) as client:
+    with (
+        UDPEcho("127.0.0.1" if host == "localhost" else host) as echo,
+        AnyTLSClient(singbox.outbound()) as client,
+    ):
         address = (host, echo.address[1])
         with client.create_datagram(address if connected else None, 5) as sock:
             for size in (0, 1, 512, 1472, 9000, 16384):
@@ -253,7 +256,10 @@ def test_sizes_through_sing_box(singbox: SingBoxServer, host: str, connected: bo
 @skip_without_singbox
 def test_what_sing_box_does_with_larger_ones(singbox: SingBoxServer) -> None:
     # Its buffer is 16 KiB: going up a larger one ends the stream, coming down it is cut. Documented.
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as target, AnyTLSClient(singbox.outbound()) as client:
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as target,
+        AnyTLSClient(singbox.outbound()) as client,
+    ):
         target.bind(("127.0.0.1", 0))
         target.settimeout(5)
         with client.create_datagram(target.getsockname(), 5) as sock:

@@ -118,27 +118,29 @@ def test_closed_after_authentication(ended: Ended) -> None:
 
 @pytest.mark.fault("a dial that hangs delays no other request")
 def test_a_slow_dial_delays_nobody_else(server: Server, site: Site, ended: Ended) -> None:
-    with Relay(("127.0.0.1", server.port)) as relay:
-        with AnyTLSClient(relay.outbound(server.outbound(heartbeat="100ms"))) as client:
-            client.wait_ready(1, 5)
-            first = client._pool.acquire(time.monotonic() + 5)
-            relay.swallow = True
-            dialling = Background(client.create_connection, ("127.0.0.1", site.port), timeout=1.5)
-            time.sleep(0.1)
-            relay.swallow = False
-            # (The swallowed handshake stays dead.) The other session comes back, and is used meanwhile.
-            client._pool.release(first)
-            slowest = 0.0
-            with way_of("socket").open(client, 5) as http:
-                for _ in range(20):
-                    begin = time.monotonic()
-                    assert http.get(f"{site.url}/") == GREETING
-                    slowest = max(slowest, time.monotonic() - begin)
-            assert dialling.running
-            assert slowest < 0.5
-            assert client.stats().closed["heartbeat_timeout"] == 0
-            assert isinstance(dialling.error(5), AnyTLSError)
-            ended("20 requests on another session meanwhile")
+    with (
+        socket.create_server(("127.0.0.1", 0)) as black_hole,
+        Relay(("127.0.0.1", server.port)) as relay,
+        AnyTLSClient(relay.outbound(server.outbound(heartbeat="100ms"))) as client,
+    ):
+        client.wait_ready(1, 5)
+        first = client._pool.acquire(time.monotonic() + 5)
+        relay.target = black_hole.getsockname()
+        dialling = Background(client.create_connection, ("127.0.0.1", site.port), timeout=1.5)
+        wait_until(lambda: relay.connections == 2)
+        # The other session comes back, and is used meanwhile.
+        client._pool.release(first)
+        slowest = 0.0
+        with way_of("socket").open(client, 5) as http:
+            for _ in range(20):
+                begin = time.monotonic()
+                assert http.get(f"{site.url}/") == GREETING
+                slowest = max(slowest, time.monotonic() - begin)
+        assert dialling.running
+        assert slowest < 0.5
+        assert client.stats().closed["heartbeat_timeout"] == 0
+        assert isinstance(dialling.error(5), AnyTLSError)
+        ended("20 requests on another session meanwhile")
 
 
 @pytest.mark.fault("refill dials that hang: a request dials for itself")

@@ -369,12 +369,39 @@ def test_a_short_check_interval_caps_the_back_off() -> None:
 def test_no_check_and_no_drop_dials_while_backing_off() -> None:
     pool = failing_pool(idle_session_check_interval=10.0)
     pool.run()
-    for _ in range(10):
-        pool.dial_fails()
+    pauses(pool, 9)
+    pool.dial_fails()
     assert pool.run() == 0
     assert pool.state.refill_at >= pool.clock.now + 5
     pool.dial(frames_received=0).close("client_closed")
     assert pool.run() == 0
+
+
+def test_dials_that_fail_together_count_as_one_failure() -> None:
+    pool = FakePool(ensure_idle_session=8)
+    pool.run()
+    for _ in range(8):
+        pool.dial_fails()
+    assert pool.state.failures == 1
+    assert pool.state.refill_at <= pool.clock.now + 0.5
+
+
+@pytest.mark.parametrize("since", [True, False])
+def test_a_stream_on_a_session_dialled_since_the_last_failure_ends_the_back_off(since: bool) -> None:
+    """An older session says nothing of it: the server may refuse further ones."""
+    pool = failing_pool()
+    pool.run()
+    old = pool.dial()
+    old.close("client_closed")
+    pauses(pool, 6)
+    pool.dial_fails()
+    pool.clock.now += 0.1
+    new = pool.dial()
+    new.close("client_closed")
+    assert pool.run() == 0
+    pool.state.note_success(new if since else old)
+    assert pool.state.failures == (0 if since else 7)
+    assert pool.run() == (1 if since else 0)
 
 
 def test_several_dials_that_fail_together_do_not_wait_less_than_the_last_of_them() -> None:

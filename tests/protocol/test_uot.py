@@ -23,7 +23,9 @@ def test_the_request_that_goes_first() -> None:
 def test_datagrams_with_their_own_kinds_of_address() -> None:
     assert encode_datagram(b"hi", None) == b"\x00\x02hi"
     assert encode_datagram(b"hi", V4) == bytes.fromhex("00 c0000201 0035 0002") + b"hi"
-    assert encode_datagram(b"hi", V6) == bytes.fromhex("01 20010db8000000000000000000000001 14e9 0002") + b"hi"
+    assert (
+        encode_datagram(b"hi", V6) == bytes.fromhex("01 20010db8000000000000000000000001 14e9 0002") + b"hi"
+    )
     assert encode_datagram(b"hi", NAME) == b"\x02\x0bdns.example\x03\x55\x00\x02hi"
 
 
