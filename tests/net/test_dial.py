@@ -315,7 +315,7 @@ def test_a_deadline_in_the_past(listener: Any) -> None:
 def test_the_lookup_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[float] = []
 
-    def slow(host: str, port: int, strategy: str, deadline: float, server: object) -> list[Address]:
+    def slow(host: str, port: int, strategy: str, deadline: float, *others: object) -> list[Address]:
         seen.append(deadline)
         raise AnyTLSTimeout("slow")
 
