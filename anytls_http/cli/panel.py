@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["COLUMNS", "event_line", "render", "render_text"]
 
 #: The columns of the sessions' table.
-COLUMNS = ("#", "state", "age", "idle", "target", "sent", "received", "streams", "round trip", "version")
-_RIGHT = frozenset({"#", "age", "idle", "sent", "received", "streams", "round trip", "version"})
+COLUMNS = ("#", "state", "age", "sent", "received", "streams", "rtt", "v", "target")
+_LEFT = frozenset({"state", "target"})
 
 
 def render(
@@ -45,15 +45,23 @@ def render(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, padding=(0, 1), expand=False)
-    for name in COLUMNS:
-        table.add_column(Text(name), justify="right" if name in _RIGHT else "left", no_wrap=True)
-    for session in sessions[-most:]:
-        style = "bold green" if session.state == "busy" else ""
-        table.add_row(*(Text(cell) for cell in _cells(session)), style=style)
-    parts: list[RenderableType] = [Text(line) for line in _summary(stats, options)]
-    if stats.deficit:
-        parts.append(Text(f"{stats.deficit} warm sessions are missing", style="bold yellow"))
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    shown = [(session.state, _cells(session)) for session in sessions[-most:]]
+    for column, name in enumerate(COLUMNS):
+        # Where the terminal is narrow, the target is cut and nothing else.
+        width = max([len(name), *(len(cells[column]) for _, cells in shown)])
+        table.add_column(
+            Text(name),
+            justify="left" if name in _LEFT else "right",
+            no_wrap=True,
+            min_width=None if name == "target" else width,
+        )
+    for state, cells in shown:
+        table.add_row(*map(Text, cells), style="bold green" if state == "busy" else "")
+    parts: list[RenderableType] = [
+        Text(line, style="yellow" if stats.deficit and line.startswith("wanted") else "")
+        for line in _summary(stats, options)
+    ]
     parts += [Text(), table]
     if len(sessions) > most:
         parts.append(Text(f"... and {len(sessions) - most} older ones", style="dim"))
@@ -76,11 +84,9 @@ def render_text(
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     lines = [title] if title else []
     lines += _summary(stats, options)
-    if stats.deficit:
-        lines.append(f"{stats.deficit} warm sessions are missing")
     for row in rows:
         cells = [
-            cell.rjust(width) if name in _RIGHT else cell.ljust(width)
+            cell.ljust(width) if name in _LEFT else cell.rjust(width)
             for name, cell, width in zip(COLUMNS, row, widths, strict=True)
         ]
         lines.append("  ".join(cells).rstrip())
@@ -91,7 +97,7 @@ def render_text(
 
 def event_line(event: Event) -> str:
     """Return one line on an event, for people."""
-    parts = [f"session #{event.session}", event.name.replace("_", " ")]
+    parts = [f"session #{event.session}", event.name.removeprefix("session_").replace("_", " ")]
     parts += [part for part in (event.reason and f"({event.reason})", event.target, event.detail) if part]
     if event.seconds is not None:
         parts.append(_milliseconds(event.seconds) if event.seconds < 1 else f"{event.seconds:.1f} s")
@@ -99,17 +105,18 @@ def event_line(event: Event) -> str:
 
 
 def _summary(stats: PoolStats, options: PoolOptions | None) -> list[str]:
-    targets = ""
+    wanted = []
     if options is not None:
         wanted = [f"{options.ensure_idle_session} kept warm"] if options.ensure_idle_session else []
         if options.max_connection_lifetime is not None:
             wanted.append(f"renewed after {options.max_connection_lifetime:g} s")
         if options.heartbeat is not None:
             wanted.append(f"heartbeat every {options.heartbeat:g} s")
-        targets = f"  (wanted: {', '.join(wanted)})" if wanted else ""
     oldest = "none" if stats.oldest_age is None else _age(stats.oldest_age)
+    missing = f"; {stats.deficit} are missing" if stats.deficit else ""
     return [
-        f"sessions  {stats.idle} idle, {stats.active} busy, {stats.total} in all; oldest {oldest}{targets}",
+        f"sessions  {stats.idle} idle, {stats.active} busy, {stats.total} in all; oldest {oldest}",
+        *([f"wanted    {', '.join(wanted)}{missing}"] if wanted else []),
         f"so far    created {_counts(stats.created)}; closed {_counts(stats.closed)}",
         (
             f"traffic   {stats.streams_opened} streams, {_size(stats.bytes_sent)} sent, "
@@ -126,25 +133,24 @@ def _counts(counts: Mapping[str, int]) -> str:
 def _cells(session: SessionInfo) -> tuple[str, ...]:
     return (
         str(session.sequence),
-        session.state,
+        session.state if session.idle_for is None else f"{session.state} {_age(session.idle_for)}",
         _age(session.age),
-        "" if session.idle_for is None else _age(session.idle_for),
-        session.target or "-",
         _size(session.bytes_sent),
         _size(session.bytes_received),
         str(session.streams_opened),
         _milliseconds(session.round_trip),
         str(session.server_version) if session.server_version else "?",
+        session.target or "-",
     )
 
 
 def _age(seconds: float) -> str:
     whole = int(seconds)
     if whole < 60:
-        return f"{whole} s"
+        return f"{whole}s"
     if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02} min"
-    return f"{whole // 3600}:{whole // 60 % 60:02} h"
+        return f"{whole // 60}m{whole % 60:02}s"
+    return f"{whole // 3600}h{whole // 60 % 60:02}m"
 
 
 def _size(count: float) -> str:

@@ -226,3 +226,11 @@ class TunnelPoolManager(PoolManager):
             "https": functools.partial(TunnelHTTPSConnectionPool, tunnel=tunnel),
         }
         self.pool_classes_by_scheme = classes
+
+    def clear(self) -> None:
+        """Close all pools: urllib3 itself leaves that to their finalizers, which any kept exception puts off."""
+        for key in self.pools.keys():  # noqa: SIM118 - it refuses to be iterated over
+            pool = self.pools.get(key)
+            if pool is not None:
+                pool.close()
+        super().clear()

@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 import pytest
 
-from anytls_http.proxy import LocalProxy, forward, server as server_module
+from anytls_http.proxy import LocalProxy, forward
+from anytls_http.proxy import server as server_module
 from anytls_http.testing import AnyTLSServer, Site
 from anytls_http.testing.site import GREETING, body_sha256
 from tests.proxy.conftest import PASSWORD, USER, connect, read_answer, read_head

@@ -18,7 +18,8 @@ import pytest
 from anytls_http import AnyTLSClient, ConfigError
 from anytls_http.protocol.address import decode_address, encode_address
 from anytls_http.protocol.uot import TARGET
-from anytls_http.proxy import LocalProxy, server as server_module
+from anytls_http.proxy import LocalProxy
+from anytls_http.proxy import server as server_module
 from anytls_http.relay import shared_relay
 from anytls_http.testing import AnyTLSServer, Site
 from anytls_http.testing.site import GREETING, body_sha256
@@ -201,16 +202,15 @@ def test_more_clients_than_connections(
     server: AnyTLSServer, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 2)
-    with LocalProxy(server.outbound()) as proxy:
-        with tunnel(proxy) as first, tunnel(proxy), connect(proxy) as waits:
-            waits.sendall(b"\x05\x01\x00")
-            waits.settimeout(0.5)
-            with pytest.raises(TimeoutError):
-                waits.recv(1)
-            assert get(first).endswith(GREETING)
-            first.close()
-            waits.settimeout(5)
-            assert waits.recv(2) == b"\x05\x00"
+    with LocalProxy(server.outbound()) as proxy, tunnel(proxy) as first, tunnel(proxy), connect(proxy) as waits:
+        waits.sendall(b"\x05\x01\x00")
+        waits.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            waits.recv(1)
+        assert get(first).endswith(GREETING)
+        first.close()
+        waits.settimeout(5)
+        assert waits.recv(2) == b"\x05\x00"
 
 
 def test_no_descriptors_left(proxy: LocalProxy, site: Site, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from anytls_http.proxy import LocalProxy, server as server_module
+from anytls_http.proxy import LocalProxy
+from anytls_http.proxy import server as server_module
 from anytls_http.testing import AnyTLSServer, Site
 from anytls_http.testing.site import GREETING
 from tests.proxy.conftest import PASSWORD, USER, connect, socks5_request

@@ -60,3 +60,10 @@ def tls_site(certificate: Certificate) -> Iterator[Site]:
 @pytest.fixture(params=["http", "https"])
 def any_site(request: pytest.FixtureRequest, site: Site, tls_site: Site) -> Site:
     return site if request.param == "http" else tls_site
+
+
+@pytest.fixture(params=["http", "https"])
+def own_site(request: pytest.FixtureRequest, certificate: Certificate) -> Iterator[Site]:
+    """A site whose slow answers end with the test."""
+    with Site(tls=request.param == "https", certificate=certificate) as running:
+        yield running

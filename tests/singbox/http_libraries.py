@@ -1,4 +1,7 @@
-"""httpx, httpx2 and requests with the same handles, and the exception that each raises for the same mishap."""
+"""httpx, httpx2 and requests with the same handles, and the exception that each raises for the same mishap.
+
+Also what the tests ask of sing-box's log, of exceptions, and of the time that something took.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,17 @@ import contextlib
 import importlib
 import re
 import ssl
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import pytest
+
+from anytls_http.testing import Site
 from tests.support.singbox import SingBoxServer
+
+#: How much later than its deadline a request may end (seconds); sing-box works on the same cores.
+LATE = 0.3
 
 NAMES = ["httpx", "httpx2", "requests"]
 
@@ -58,7 +68,7 @@ class Library:
         retries: int = 0,
         http2: bool = False,
     ) -> contextlib.AbstractContextManager[Http]:
-        """Open a client that trusts ``ca_file`` for targets; ``timeout`` (seconds) is for connecting and reading each."""
+        """Open a client that trusts ``ca_file`` for targets; ``timeout`` (seconds): for connecting and each read."""
         raise NotImplementedError
 
 
@@ -198,3 +208,34 @@ class Seen:
     def targets(self) -> list[str]:
         """``host:port`` of each stream, in order."""
         return re.findall(r"inbound/anytls\[anytls-in\]: (?:\[u\] )?inbound connection to (\S+)", self.log)
+
+
+@contextlib.contextmanager
+def raised(kind: type[Exception], cause: type[BaseException], words: str | None = None) -> Iterator[Any]:
+    """Expect an exception of the library with ``cause`` under it, and ``words`` (a pattern) in it."""
+    with pytest.raises(kind, match=words) as info:
+        yield info
+    assert type(info.value).__module__.partition(".")[0] in ("httpx", "httpx2", "requests", "anytls_http")
+    assert info.value.request is not None  # type: ignore[attr-defined]
+    assert cause in causes_of(info.value)
+
+
+def causes_of(exc: BaseException | None) -> list[type[BaseException]]:
+    found: list[type[BaseException]] = []
+    while exc is not None:
+        found.append(type(exc))
+        exc = exc.__cause__ or exc.__context__
+    return found
+
+
+@contextlib.contextmanager
+def in_time(seconds: float = 0.0) -> Iterator[None]:
+    """Expect that it takes ``seconds``, or up to ``LATE`` longer."""
+    begin = time.monotonic()
+    yield
+    took = time.monotonic() - begin
+    assert seconds - 0.01 <= took <= seconds + LATE
+
+
+def posts(site: Site) -> int:
+    return len([method for method, _ in site.log if method == "POST"])

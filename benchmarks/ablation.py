@@ -1,0 +1,165 @@
+"""What each choice of the hot path gains: the work is done with it and without it, interleaved.
+
+``python benchmarks/ablation.py [--rounds N]`` prints a Markdown table for ``docs/performance.md``. A choice is
+taken back by patching the package in this process; the other end is the real sing-box server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import contextlib
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from origin import Origin
+from singbox import SingBox
+from variants import Variants, timed
+
+from anytls_http.net import scratch as scratch_module
+from anytls_http.net.tls import TLSConnection
+from anytls_http.pool.session import Session
+from anytls_http.protocol.session import ClientSession
+
+SIZE = 128 << 20
+
+
+@contextlib.contextmanager
+def buffer_of(purpose: int, size: int) -> Iterator[None]:
+    """Make the thread's buffer for ``purpose`` smaller."""
+    sizes = list(scratch_module.SIZES)
+    sizes[purpose] = size
+    local = type(scratch_module._per_thread)()
+    with (
+        mock.patch.object(scratch_module, "SIZES", tuple(sizes)),
+        mock.patch.object(scratch_module, "_per_thread", local),
+    ):
+        yield
+
+
+def without_held_fin() -> Any:
+    """Send each FIN at once."""
+    real = ClientSession.end_stream
+    return mock.patch.object(ClientSession, "end_stream", lambda self, hold_fin=False: real(self))
+
+
+def without_quick_look() -> Any:
+    """Take the stale check's long way each time."""
+    return mock.patch.object(Session, "_nothing_has_come", return_value=False)
+
+
+def without_eager_reads() -> Any:
+    """Ask whether data is there before each read."""
+    real = TLSConnection.receive
+
+    def receive(self: TLSConnection, deadline: float | None) -> int:
+        self._eager = False
+        return real(self, deadline)
+
+    return mock.patch.object(TLSConnection, "receive", receive)
+
+
+def download(variants: Variants, scheme: str) -> tuple[Callable[[], None], float]:
+    """128 MiB by httpx."""
+    url = variants.origin.url(scheme, "large")
+
+    def work() -> None:
+        with (
+            variants.httpx_client("anytls_http", True) as client,
+            client.stream("GET", url, headers={"Range": f"bytes=0-{SIZE - 1}"}) as response,
+        ):
+            for _ in response.iter_raw():
+                pass
+
+    return work, SIZE / 1e6
+
+
+def gets(variants: Variants, keep_alive: bool, threads: int, count: int) -> tuple[Callable[[], None], float]:
+    """``count`` small GETs by httpx."""
+    url = variants.origin.url("http", "small")
+
+    def work() -> None:
+        with (
+            variants.httpx_client("anytls_http", keep_alive) as client,
+            concurrent.futures.ThreadPoolExecutor(threads) as pool,
+        ):
+            list(pool.map(lambda _: [client.get(url) for _ in range(count // threads)], range(threads)))
+
+    return work, count
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    rounds = parser.parse_args().rounds
+    origin, singbox = Origin(1 << 30), SingBox()
+    variants = Variants(origin, singbox)
+    kept, new = gets(variants, True, 1, 600), gets(variants, False, 1, 400)
+    rows: list[tuple[str, str, Callable[[], Any], tuple[Callable[[], None], float]]] = [
+        (
+            "records are read whole, not header by header",
+            "small, kept-alive",
+            lambda: buffer_of(scratch_module.RECORD, 7),
+            kept,
+        ),
+        (
+            "the same",
+            "download, http",
+            lambda: buffer_of(scratch_module.RECORD, 7),
+            download(variants, "http"),
+        ),
+        (
+            "128 KiB of ciphertext a read, not 16",
+            "download, http",
+            lambda: buffer_of(scratch_module.CIPHERTEXT, 16384),
+            download(variants, "http"),
+        ),
+        (
+            "64 KiB a read of TLS in the tunnel, not 16",
+            "download, https",
+            lambda: buffer_of(scratch_module.INNER_CIPHERTEXT, 16384),
+            download(variants, "https"),
+        ),
+        (
+            "read first where much came before, not poll first",
+            "download, http",
+            without_eager_reads,
+            download(variants, "http"),
+        ),
+        (
+            "quick stale check",
+            "small, kept-alive, 32 threads",
+            without_quick_look,
+            gets(variants, True, 32, 960),
+        ),
+        ("the FIN leaves with the next SYN", "small, new connection each", without_held_fin, new),
+    ]
+    try:
+        print("| choice | work | speed with it | CPU with it |\n| --- | --- | ---: | ---: |")
+        for choice, what, without, (work, size) in rows:
+            rates: dict[bool, list[float]] = {True: [], False: []}
+            cpus: dict[bool, list[float]] = {True: [], False: []}
+            for number in range(rounds):
+                for chosen in (True, False) if number % 2 else (False, True):
+                    with contextlib.nullcontext() if chosen else without():
+                        seconds, cpu = timed(variants, "anytls_http", work)
+                    rates[chosen].append(size / seconds)
+                    cpus[chosen].append(cpu)
+            speed = statistics.median(rates[True]) / statistics.median(rates[False])
+            cost = statistics.median(cpus[True]) / statistics.median(cpus[False])
+            print(f"| {choice} | {what} | {speed:.2f}x | {cost:.2f}x |", flush=True)
+    finally:
+        variants.close()
+        singbox.close()
+        origin.close()
+
+
+if __name__ == "__main__":
+    main()
