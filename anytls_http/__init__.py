@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 from .client import AnyTLSClient
 from .config import AnyTLSOutbound
+from .datagrams import AnyTLSDatagram
 from .errors import (
     AnyTLSError,
     AnyTLSTimeout,
@@ -33,10 +34,12 @@ if TYPE_CHECKING:
     from .integrations.httpx import AnyTLSTransport as AnyTLSTransport
     from .integrations.requests import AnyTLSAdapter as AnyTLSAdapter
     from .integrations.requests import requests_session as requests_session
+    from .proxy import LocalProxy as LocalProxy
 
 # Without the lazy names: `import *` would load httpx, and fail where requests isn't installed.
 __all__ = [
     "AnyTLSClient",
+    "AnyTLSDatagram",
     "AnyTLSError",
     "AnyTLSOutbound",
     "AnyTLSSocket",
@@ -55,11 +58,12 @@ __all__ = [
     "create_default_context",
 ]
 
-#: Imported at their first use: neither httpx nor requests is loaded before it is needed.
+#: Imported at their first use: neither httpx nor requests nor the proxy is loaded before it is needed.
 _LAZY = {
-    "AnyTLSTransport": "httpx",
-    "AnyTLSAdapter": "requests",
-    "requests_session": "requests",
+    "AnyTLSTransport": "integrations.httpx",
+    "AnyTLSAdapter": "integrations.requests",
+    "LocalProxy": "proxy",
+    "requests_session": "integrations.requests",
 }
 
 
@@ -69,7 +73,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(f".integrations.{module}", __name__), name)
+    value = getattr(import_module(f".{module}", __name__), name)
     globals()[name] = value
     return value
 

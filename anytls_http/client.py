@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AnyTLSClient"]
 
+#: What ``http.client`` hands on to the ``create_connection`` it was given where its own caller gave no time-out.
+_NOT_GIVEN: object = getattr(socket, "_GLOBAL_DEFAULT_TIMEOUT", ...)
+
 #: Seconds after which ``wait_open`` takes a server that has said nothing for one of version 1.
 VERSION_1_AFTER = 3.0
 
@@ -75,7 +78,7 @@ class AnyTLSClient:
         Raises :class:`DialError`, :class:`CertificateError`, :class:`ClientClosed`,
         :class:`AnyTLSTimeout`; with ``wait_open`` :class:`StreamRefused` and :class:`AuthenticationError` too.
         """
-        seconds = socket.getdefaulttimeout() if isinstance(timeout, EllipsisType) else timeout
+        seconds = _seconds(timeout)
         if source_address is not None:
             raise TypeError("source_address must be None: it is the server that connects to the target")
         host, port = address
@@ -107,7 +110,7 @@ class AnyTLSClient:
         The server must know UDP over TCP version 2, as sing-box does. ``timeout`` as in
         :meth:`create_connection`, which says what is raised.
         """
-        seconds = socket.getdefaulttimeout() if isinstance(timeout, EllipsisType) else timeout
+        seconds = _seconds(timeout)
         return AnyTLSDatagram(lambda: self.create_connection(UDP_TARGET, seconds), address, seconds)
 
     def wait_ready(self, n: int = 1, timeout: float | None = None) -> None:
@@ -150,3 +153,9 @@ class AnyTLSClient:
         where = f"{self._outbound.server}:{self._outbound.server_port}"
         state = "closed" if self._pool.state.closed else f"{stats.idle} idle, {stats.active} active"
         return f"<AnyTLSClient to {where}, {state}>"
+
+
+def _seconds(timeout: float | EllipsisType | None) -> float | None:
+    if timeout is _NOT_GIVEN or isinstance(timeout, EllipsisType):
+        return socket.getdefaulttimeout()
+    return timeout

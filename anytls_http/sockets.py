@@ -484,7 +484,7 @@ class AnyTLSSocket(StreamSocket):
             # A finalizer may run inside any lock: the maintenance thread ends the stream.
             self._ended = True
             state = self._pool.state
-            state.abandoned.append(functools.partial(_end_stream, self._pool, self._session))
+            state.abandoned.append(functools.partial(_end_stream, self._pool, self._session, may_wait=False))
             state.wake_maintenance()
             # The last thing to do: where warnings are errors, it raises.
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
@@ -495,8 +495,8 @@ class AnyTLSSocket(StreamSocket):
         return f"<AnyTLSSocket to {host}:{port}, {state}, session #{self._session.sequence}>"
 
 
-def _end_stream(pool: Pool, session: Session) -> None:
-    if session.end_stream():
+def _end_stream(pool: Pool, session: Session, may_wait: bool = True) -> None:
+    if session.end_stream(may_wait):
         pool.release(session)
 
 

@@ -21,6 +21,7 @@ class SingBox:
         self._folder = tempfile.TemporaryDirectory()
         self._processes: list[subprocess.Popen[bytes]] = []
         self.server_port, self.socks_port, self.tls_proxy_port = free_port(), free_port(), free_port()
+        self.mixed_port = free_port()
         certificate = make_certificate()
         self.outbound: dict[str, Any] = {
             "type": "anytls",
@@ -47,8 +48,9 @@ class SingBox:
         ]
         self._run("server", {"inbounds": inbounds, "outbounds": [{"type": "direct"}]}, self.server_port)
         socks = {"type": "socks", "listen": "127.0.0.1", "listen_port": self.socks_port}
+        mixed = {"type": "mixed", "listen": "127.0.0.1", "listen_port": self.mixed_port}
         self.client = self._run(
-            "client", {"inbounds": [socks], "outbounds": [self.outbound]}, self.socks_port
+            "client", {"inbounds": [socks, mixed], "outbounds": [self.outbound]}, self.socks_port
         )
 
     def _run(self, name: str, config: dict[str, Any], port: int) -> subprocess.Popen[bytes]:

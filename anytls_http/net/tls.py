@@ -17,7 +17,7 @@ from collections.abc import Iterable
 
 from anytls_http.errors import AnyTLSTimeout, DialError, SessionClosed
 
-from .acknowledged import wait_acknowledged
+from .acknowledged import unacknowledged, wait_acknowledged
 from .client_hello import Fragmentation
 from .contexts import TLSContexts, handshake_error
 from .handshake_errors import session_error
@@ -216,6 +216,10 @@ class TLSConnection:
         except OSError:
             return 0
         return int.from_bytes(answer, sys.byteorder)
+
+    def unacknowledged(self) -> int:
+        """Return the bytes sent that the server's TCP has not acknowledged yet, as far as the system tells."""
+        return unacknowledged(self._fd) or 0
 
     def shutdown(self) -> None:
         """End the TCP connection and wake whoever polls it; the descriptor stays open until :meth:`close`."""

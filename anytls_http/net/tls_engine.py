@@ -25,7 +25,7 @@ RECORD_SIZE = 16384
 class TLSEngine:
     """One TLS client connection as ciphertext in, plaintext out, and the reverse."""
 
-    __slots__ = ("_failure", "_incoming", "_lock", "_outgoing", "drained", "ssl_object")
+    __slots__ = ("_failure", "_incoming", "_lock", "_outgoing", "drained", "partial", "ssl_object")
 
     def __init__(
         self,
@@ -37,6 +37,8 @@ class TLSEngine:
         self._failure = failure
         #: Whether nothing more can be decrypted before :meth:`feed`; False where that isn't known.
         self.drained = False
+        #: Whether, as it was drained, a record was left of which a part has come: the rest is on its way.
+        self.partial = False
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._lock = threading.Lock()
@@ -86,9 +88,11 @@ class TLSEngine:
                     # there would cost an exception: dear in CPython.
                     if not self._incoming.pending:
                         self.drained = True
+                        self.partial = False
                         break
             except ssl.SSLWantReadError:
-                self.drained = True
+                if not self.drained:
+                    self.drained = self.partial = True
                 return total or NEED_INPUT
             except ssl.SSLEOFError:
                 # The end without a close_notify. Frames have lengths, and so has HTTP: what was cut shows there.

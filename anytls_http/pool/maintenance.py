@@ -71,6 +71,8 @@ class Maintenance:
         while state.abandoned:
             state.abandoned.popleft()()
         now = state.clock()
+        while state.drains:
+            self._guarded(self._begin_drain, state.drains.popleft())
         while state.newcomers:
             session = state.newcomers.popleft()
             if state.options.heartbeat is not None:
@@ -97,7 +99,38 @@ class Maintenance:
 
     # -- what arrives on idle sessions -----------------------------------------------------------------
 
+    def _begin_drain(self, session: Session) -> None:
+        watcher = self._state.watcher
+        if watcher is not None:
+            watcher.watch(session)
+        self._at(self._state.clock() + rules.DRAIN_TIME, session, self._end_drain)
+        self._drain(session)
+
+    def _drain(self, session: Session) -> None:
+        session.look()
+        if session.closed:
+            return
+        if not session.is_draining:
+            self._state.drained(session)
+        elif session.stale_bytes > rules.DRAIN_SIZE:
+            self._give_up(session)
+
+    def _end_drain(self, session: Session, now: float) -> None:
+        if session in self._state.draining and session.is_draining:
+            self._give_up(session)
+
+    def _give_up(self, session: Session) -> None:
+        logger.debug(
+            "[%s] session #%d: too much is still coming of its last stream",
+            self._state.name,
+            session.sequence,
+        )
+        session.close("client_closed")
+
     def _take_in(self, session: Session) -> None:
+        if session in self._state.draining:
+            self._drain(session)
+            return
         with self._state.lock:
             idle = session in self._state.idle
         if idle:

@@ -77,6 +77,9 @@ class Pool:
         state = self.state
         while True:
             session = state.take_newest_idle()
+            if session is None and state.draining:
+                state.await_drained(deadline)
+                session = state.take_newest_idle()
             if session is None:
                 return dial(state, "demand", deadline)
             try:

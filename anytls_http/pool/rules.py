@@ -24,6 +24,13 @@ HEARTBEAT_TIMEOUT = 3.0
 SHORTEST_PROOF = 1.0
 
 
+#: An ended stream may go on coming for so long (seconds), and so much of it (bytes): then its session is dropped.
+DRAIN_TIME = 2.0
+DRAIN_SIZE = 256 * 1024
+#: Where the round trip is less than the first, closing a stream itself waits for that as long as the second (seconds).
+NEAR, DRAIN_WAIT = 0.005, 0.01
+
+
 class Aged(Protocol):
     """What the rules look at."""
 
@@ -111,3 +118,11 @@ def silence_limit(options: PoolOptions) -> float:
 def proof_patience(round_trip: float) -> float:
     """Return how long a proof of life waits for a frame, given the measured round trip (seconds)."""
     return max(SHORTEST_PROOF, 4 * round_trip)
+
+
+def drain_patience(round_trip: float) -> float:
+    """Return how long a request waits for a session whose last stream is about to end (seconds), before it dials.
+
+    A dial takes two round trips and more.
+    """
+    return 0.02 + 1.5 * round_trip

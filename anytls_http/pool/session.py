@@ -65,6 +65,7 @@ class Session:
     __slots__ = (
         "__weakref__",
         "_descriptor",
+        "_drained_by",
         "_error",
         "_events",
         "_life",
@@ -92,6 +93,7 @@ class Session:
         "last_upload",
         "round_trip",
         "sequence",
+        "stale_bytes",
         "streams_opened",
         "target",
     )
@@ -114,6 +116,7 @@ class Session:
         self._unusable = False  # for a next stream; this one may go on
         self._sent_since_look = 0
         self._timed_out = False  # a reader of the open stream has waited in vain
+        self._drained_by = 0  # the answer, by its number, that comes after all that an ended stream has left
         self._on_input: Callable[[], None] | None = None  # set while a relay watches the descriptor
 
         self.sequence = sequence
@@ -130,6 +133,7 @@ class Session:
         self._error: AnyTLSError | None = None
         self.target = ""  #: ``host:port`` of the open stream
         self.streams_opened = 0
+        self.stale_bytes = 0  #: that came for nobody since a stream was ended in mid-transfer
         self.bytes_sent = 0
         self.bytes_received = 0
 
@@ -193,11 +197,14 @@ class Session:
         self._timed_out = False
         return self._protocol.open_stream(address)
 
-    def end_stream(self) -> bool:
+    def end_stream(self, may_wait: bool = True) -> bool:
         """End the stream, with a FIN where the server needs one; True when the session may be used again.
 
         A session with another thread inside, with too much unread, or whose connection doesn't take
-        the FIN at once, is closed instead.
+        the FIN at once, is closed instead. One on which more is still coming is given to the maintenance
+        thread, which puts it back when all that has come: on a slow link, what senders and routers hold
+        of a large download takes long, and the next stream would have to wait for it. ``may_wait``: where
+        the server is near, it waits for that itself, a few milliseconds.
         """
         protocol = self._protocol
         self._tell("stream_closed", target=self.target)
@@ -209,20 +216,28 @@ class Session:
                         reusable = not self.closed and not self._unusable and self._finish(protocol)
                     finally:
                         self._writer.release()
+                    if self.is_draining and may_wait and self.round_trip < rules.NEAR:
+                        self._drain(deadline_after(rules.DRAIN_WAIT))
                 else:
                     reusable = False
             finally:
                 self._leave_reading()
         else:
             reusable = False
-        if not reusable:
-            self.close("error" if self.error else "client_closed")
+        if reusable and self.is_draining and not self.closed:
+            self._state.drain(self)
+            reusable = False
+        elif not reusable or self.closed:
+            reusable = False
+            self.close("error" if self._error else "client_closed")
         self._after_role()
         return reusable
 
     def _finish(self, protocol: ClientSession) -> bool:
         if self._tls.has_unsent:
             return False
+        state = self._state
+        more = False
         try:
             if not protocol.peer_closed and protocol.syn_sent and protocol.refusal is None:
                 if not self._parse_what_is_there():
@@ -230,19 +245,71 @@ class Session:
                 unread = protocol.payload_left + self._tls.unread_in_kernel()
                 if protocol.payload_left and not protocol.peer_closed and unread > MAX_UNREAD:
                     return False
+                more = self._more_is_coming()
                 if self._timed_out and self.last_upload > self.last_received:
                     # It may have frozen a moment ago, and others with it: they must prove that they live.
-                    self._state.suspect_since = max(self._state.suspect_since, self.last_upload)
+                    state.suspect_since = max(state.suspect_since, self.last_upload)
                     raise SessionClosed("the session gave no sign of life until the reader's time-out")
+                if more and (state.server_version < 2 or state.watcher is None):
+                    return not protocol.in_mid_frame  # nothing would tell when all has come
             # Where a next stream follows soon, the FIN leaves with its SYN: one system call, one wake-up of
             # the server less. The maintenance thread sends it a moment later otherwise.
-            records = protocol.end_stream(hold_fin=self._state.watcher is not None)
+            records = protocol.end_stream(hold_fin=state.watcher is not None and not more)
+            if more:
+                # The server answers in order: what comes before this answer is the old stream's.
+                records += protocol.heart_request()
+                self.heartbeats_sent += 1
+                self._drained_by = self.heartbeats_sent
+                self.stale_bytes = 0
             if records:
                 self._tls.write(records, AT_ONCE, keep_unsent=True)
         except AnyTLSError as exc:
             self.error = exc
             return False
         return not self._tls.has_unsent
+
+    def _more_is_coming(self) -> bool:
+        """Drop what has arrived for the stream that is being ended; return whether the server was not through with it.
+
+        What tells: data that its user has left, a frame or a TLS record of which a part has come, a target
+        that is still being connected to (until then sing-box takes nothing more), an upload on its way.
+        """
+        protocol = self._protocol
+        left = 0
+        while protocol.payload_left and not self._over_or_dead() and left < MAX_UNREAD:
+            left += protocol.payload_left
+            protocol.skip_left, protocol.payload_left = protocol.payload_left, 0
+            if not self._parse_what_is_there():
+                raise self._ended()
+        if protocol.peer_closed:
+            return False
+        return (
+            left > 0
+            or protocol.in_mid_frame
+            or self._tls.engine.partial
+            or not protocol.acknowledged
+            or (self.last_upload > self.last_received and self._tls.unacknowledged() > MAX_UNREAD)
+        )
+
+    def _drain(self, deadline: float | None) -> None:
+        """Read what an ended stream has left, until ``deadline``. The caller holds the reader's role."""
+        try:
+            while self.is_draining and not self.closed:
+                self._wait_for_input(deadline)
+                if not self._parse_what_is_there():
+                    raise self._ended()
+        except AnyTLSTimeout:
+            pass
+        except AnyTLSError as exc:
+            self._break(exc)
+        except BaseException as exc:
+            self._break(exc)
+            raise
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether what an ended stream has left is still coming; the session is nobody's until then."""
+        return self.heartbeats_answered < self._drained_by
 
     # -- reading ---------------------------------------------------------------------------------------
 
@@ -344,6 +411,7 @@ class Session:
             if protocol.skip_left:
                 count = min(protocol.skip_left, len(plain))
                 protocol.skip_left -= count
+                self.stale_bytes += count
             else:
                 wanted = protocol.wanted
                 count = min(len(wanted), len(plain))

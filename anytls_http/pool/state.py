@@ -77,6 +77,7 @@ class PoolState:
         self.closed = False
         self.idle: list[Session] = []  #: ordered by sequence, the newest last
         self.sessions: set[Session] = set()
+        self.draining: set[Session] = set()  #: ended in mid-transfer, until all of it has come
         self._handshaking: set[TLSConnection] = set()
         self.warm_target = self.options.ensure_idle_session
         self.dialing = 0  #: refill dials in flight, those that wait for a thread too
@@ -99,6 +100,7 @@ class PoolState:
         self.abandoned: deque[Callable[[], None]] = deque()
         self.newcomers: deque[Session] = deque()
         self.held_fins: deque[Session] = deque()
+        self.drains: deque[Session] = deque()
         self.fins_tick = False  #: the maintenance thread looks after them, soon and again
         self.watcher: Watcher | None = None
         self._wake: socket.socket | None = None
@@ -217,11 +219,32 @@ class PoolState:
                     self.fins_tick = True
                     self.wake_maintenance()
 
+    def drain(self, session: Session) -> None:
+        """Let the maintenance thread read what an ended stream has left, and put the session back after it."""
+        with self.lock:
+            self.draining.add(session)
+        self.drains.append(session)
+        self.wake_maintenance()
+
+    def drained(self, session: Session) -> None:
+        """All that an ended stream had left has come."""
+        with self.lock:
+            self.draining.discard(session)
+        self.put_idle(session)
+
+    def await_drained(self, deadline: float | None) -> None:
+        """Wait a moment for a session to become idle again: less than a dial would take."""
+        with self.lock:
+            if self.draining and not self.idle:
+                patience = rules.drain_patience(min(session.round_trip for session in self.draining))
+                self.changed.wait_for(lambda: self.idle or self.closed, _at_most(patience, deadline))
+
     def session_ended(self, session: Session, reason: str) -> None:
         """Forget a session that was closed; it says so once."""
         now = self.clock()
         with self.lock:
             self.sessions.discard(session)
+            self.draining.discard(session)
             with contextlib.suppress(ValueError):
                 self.idle.remove(session)
             self._closed[reason] += 1
@@ -296,6 +319,8 @@ class PoolState:
         self.abandoned.clear()
         self.newcomers.clear()
         self.held_fins.clear()
+        self.drains.clear()
+        self.draining.clear()
         self.fins_tick = False
         self.warm_target = self.options.ensure_idle_session
         self.dialing = self.dials_wanted = self.dial_threads = 0
@@ -350,6 +375,10 @@ class PoolState:
                 )
                 for s in sessions
             ]
+
+
+def _at_most(seconds: float, deadline: float | None) -> float:
+    return seconds if deadline is None else max(0.0, min(seconds, deadline - time.monotonic()))
 
 
 def _sequence(session: Session) -> int:

@@ -215,6 +215,11 @@ class ClientSession:
         return self._as_packet(fin)
 
     @property
+    def in_mid_frame(self) -> bool:
+        """Whether a frame was begun of which the rest is still to come."""
+        return bool(self.payload_left or self.skip_left or self._have or self._body_command >= 0)
+
+    @property
     def has_held_fin(self) -> bool:
         """Whether a FIN waits for the next packet."""
         return bool(self._held_fin)

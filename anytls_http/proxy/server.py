@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("anytls_http.proxy")
 
 #: Seconds for a greeting, the first byte included, without the time that the target needs.
-GREETING_TIMEOUT = 10.0
+GREETING_TIMEOUT = 8.0
 #: Seconds that an HTTP connection is kept for the next request.
 KEEP_ALIVE = 60.0
 #: Seconds for the server to reach a target.
@@ -45,6 +45,9 @@ OPEN_TIMEOUT = 30.0
 MAX_CONNECTIONS = 8192
 #: Threads for greetings and plain HTTP requests; further ones wait for a free one.
 MAX_THREADS = 512
+#: Threads that stay for the next greeting, and for how many seconds: starting one costs more than the greeting.
+SPARE_THREADS = 8
+SPARE_SECONDS = 5.0
 #: Seconds that accepting pauses where the system has no descriptors left.
 PAUSE = 0.2
 #: Seconds that :meth:`LocalProxy.close` waits for its threads and the relay.
@@ -84,7 +87,10 @@ class LocalProxy:
         self._client = (
             config_or_client if isinstance(config_or_client, AnyTLSClient) else AnyTLSClient(config_or_client)
         )
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._work_waits = threading.Condition(self._lock)
+        self._spare = 0  # threads that wait for work
         self._closing = False
         self._waiting_for_thread: deque[Incoming] = deque()
         self._returned: deque[Incoming] = deque()  # HTTP connections that wait for the next request
@@ -145,6 +151,7 @@ class LocalProxy:
         with self._changed:
             first = not self._closing
             self._closing = True
+            self._work_waits.notify_all()
             clients = list(self._greeting) + list(self._waiting_for_thread)
             pairs = list(self._pairs)
             associations = list(self._associations)
@@ -239,8 +246,9 @@ class LocalProxy:
 
     def _start(self, client: Incoming) -> None:
         with self._changed:
-            if self._threads >= MAX_THREADS:
+            if self._spare > len(self._waiting_for_thread) or self._threads >= MAX_THREADS:
                 self._waiting_for_thread.append(client)
+                self._work_waits.notify()
                 return
             self._threads += 1
             self._greeting.add(client)
@@ -265,13 +273,22 @@ class LocalProxy:
                     self._wake()
                 elif waits:
                     client.close()
-                client = None
-                if self._waiting_for_thread and not self._closing:
-                    client = self._waiting_for_thread.popleft()
-                    self._greeting.add(client)
-                else:
+                client = self._next_client()
+                if client is None:
                     self._threads -= 1
                     self._changed.notify_all()
+
+    def _next_client(self) -> Incoming | None:
+        """Return one that waits for a thread, None when this one has nothing to do. The caller holds the lock."""
+        if not self._waiting_for_thread and self._spare < SPARE_THREADS and not self._closing:
+            self._spare += 1
+            self._work_waits.wait_for(lambda: self._waiting_for_thread or self._closing, SPARE_SECONDS)
+            self._spare -= 1
+        if not self._waiting_for_thread or self._closing:
+            return None
+        client = self._waiting_for_thread.popleft()
+        self._greeting.add(client)
+        return client
 
     def _serve(self, client: Incoming) -> bool:
         """Serve one client until the relay has it, or it is closed; True when its next request may be waited for."""
@@ -380,7 +397,8 @@ class LocalProxy:
 
     def forget_in_child(self) -> None:
         """In a forked child: close its copies of what the front owns; the parent goes on."""
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._closing = True
         for sock in (self._listener, self._wake_reader, self._wake_writer):
             fd = sock.detach()
@@ -405,6 +423,16 @@ class _Front:
         """How many clients it watches."""
         return len(self._due)
 
+    def _says_something(self, client: Incoming) -> bool:
+        """Whether its first bytes are there already, as with most clients; an end or an error counts too."""
+        try:
+            client.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
+
     def watch(self, client: Incoming, patience: float) -> None:
         """Report ``client`` when it says something; close it when it doesn't within ``patience`` seconds."""
         client.sock.setblocking(False)
@@ -419,10 +447,11 @@ class _Front:
         timeout = 1.0 if self._due else None
         if not self._accepting:
             timeout = PAUSE
-        accepted, ready = 0, []
+        accepted = 0
+        ready: list[Incoming] = []
         for key, _ in self._selector.select(timeout):
             if key.fileobj is self._listener:
-                accepted = self._accept()
+                accepted = self._accept(ready)
             elif key.fileobj is self._wake:
                 with contextlib.suppress(BlockingIOError):
                     while self._wake.recv(4096):
@@ -440,7 +469,7 @@ class _Front:
             self._selector.unregister(self._listener)
         self._accepting = wanted
 
-    def _accept(self) -> int:
+    def _accept(self, ready: list[Incoming]) -> int:
         for count in range(64):
             try:
                 sock, peer = self._listener.accept()
@@ -451,7 +480,12 @@ class _Front:
                 return count  # nobody is there any more, or left already
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.watch(Incoming(sock, peer), GREETING_TIMEOUT)
+            client = Incoming(sock, peer)
+            sock.setblocking(False)
+            if self._says_something(client):
+                ready.append(client)
+            else:
+                self.watch(client, GREETING_TIMEOUT)
         return 64
 
     def _forget(self, client: Incoming) -> None:

@@ -20,6 +20,8 @@ from .verdicts import http_status
 
 #: Most bytes of a request's head.
 MAX_HEAD = 64 * 1024
+#: Seconds for a request's head, once it has begun; and for our own answer.
+HEAD_TIMEOUT = 8.0
 
 #: Opens a stream to (host, port), known to be open; raises AnyTLSError.
 Connect = Callable[[str, int], AnyTLSSocket]
@@ -93,6 +95,7 @@ class Conversation:
             upstream.close()
 
     def _next_request(self) -> h11.Request | None:
+        self._client.limit(HEAD_TIMEOUT)
         while True:
             event = self._http.next_event()
             if isinstance(event, h11.Request):
@@ -177,7 +180,7 @@ class Conversation:
         if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
             headers.append(("Proxy-Authenticate", 'Basic realm="anytls-http"'))
         response = h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase)
-        self._client.limit(10.0)
+        self._client.limit(HEAD_TIMEOUT)
         data = self._http.send(response) or b""
         data += self._http.send(h11.Data(data=body)) or b""
         data += self._http.send(h11.EndOfMessage()) or b""

@@ -23,7 +23,7 @@ logger = logging.getLogger("anytls_http.relay")
 #: Bytes moved in one step, in either direction.
 STEP = 64 * 1024
 #: Seconds that the thread stays when no pair is left: the next often comes soon.
-STAY = 0.2
+STAY = 0.1
 #: Seconds after which a pair that met another thread in its session tries again.
 RETRY = 0.001
 

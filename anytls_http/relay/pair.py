@@ -28,8 +28,8 @@ TURN = 256 * 1024
 #: Seconds that a stream is kept for a TCP client that has ended its direction: it may be gone, or still wait
 #: for an answer (the tunnel has no half-close to tell the target). The first: nothing was sent since the
 #: target last answered.
-ANSWERED_PATIENCE = 0.5
-UNANSWERED_PATIENCE = 2.0
+ANSWERED_PATIENCE = 0.1
+UNANSWERED_PATIENCE = 1.5
 #: Seconds that a local socket stays open after the last byte was sent to it, so that its peer can read that
 #: in peace: closing with unread data would reset the connection.
 LINGER = 1.0

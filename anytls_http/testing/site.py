@@ -312,6 +312,12 @@ class _Handler(BaseHTTPRequestHandler):
         for _ in self._body():
             pass
 
+    def end_headers(self) -> None:
+        # RFC 9112: a server that is going to close says so; else the client's next request races with it.
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        super().end_headers()
+
     def _answer(
         self, body: bytes, content_type: str = "text/plain", *, status: int = 200, location: str | None = None
     ) -> None:
@@ -349,6 +355,6 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer_until_close(self) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/plain")
-        self.send_header("Connection", "close")
+        self.close_connection = True
         self.end_headers()
         self.wfile.write(GREETING)

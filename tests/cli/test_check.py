@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import socket
 import ssl
 import subprocess
@@ -476,6 +475,7 @@ def test_a_progress_bar_on_a_terminal_and_nothing_in_a_pipe(
     server: AnyTLSServer, site: Site, config: Config
 ) -> None:
     pytest.importorskip("rich")
+    pty = pytest.importorskip("pty")
     command = [sys.executable, "-m", "anytls_http", "check", "-c", config(server.outbound()), "--throughput"]
     command += [f"{site.url}/stream?count=8&pause=0.1&size=100000", "--json"]
     ours, theirs = pty.openpty()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from anytls_http.config.sources import parse_json
 from tests.docs.pages import ROOT, Block, blocks, pages
 from tests.docs.world import world
 
-#: The blocks that aren't run, each with its reason in the page. A new one is a decision, so they are counted.
-NOT_TESTED = 0
+#: The blocks that nothing runs, each with its reason in the page. A new one is a decision, so they are counted.
+NOT_TESTED = {"docs/proxy.md": 1, "docs/recipes.md": 3}
+#: The reason of a block that another test runs: "tests/recipes runs it".
+_ELSEWHERE = re.compile(r"(tests/\S+) runs ")
 
 _BY_PAGE = {page.relative_to(ROOT).as_posix(): page for page in pages()}
 _WITH_PYTHON = [name for name, page in _BY_PAGE.items() if blocks(page, "python")]
@@ -26,7 +28,7 @@ _SHELLS = ("sh", "bash", "shell", "console")
 
 
 @pytest.mark.parametrize("name", _WITH_PYTHON)
-# Warm-up tests of forks: the test process has threads, as programs with a client have.
+# Examples fork, and the test process has threads, as programs with a client have.
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
 def test_the_python_blocks_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with world(tmp_path, monkeypatch) as surroundings:
@@ -39,7 +41,14 @@ def test_the_python_blocks_run(name: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_the_blocks_that_are_not_run_are_few() -> None:
     left_out = [block for page in pages() for block in blocks(page, "python") if block.not_tested]
-    assert len(left_out) == NOT_TESTED, [f"{block}: {block.not_tested}" for block in left_out]
+    nowhere = []
+    for block in left_out:
+        if elsewhere := _ELSEWHERE.match(block.not_tested):
+            assert (ROOT / elsewhere[1]).exists(), block
+        else:
+            nowhere.append(block)
+    counted = Counter(block.page for block in nowhere)
+    assert counted == NOT_TESTED, [f"{block}: {block.not_tested}" for block in nowhere]
 
 
 def _run(block: Block, namespace: dict[str, Any]) -> None:
@@ -111,6 +120,3 @@ def test_the_command_lines_parse(words: list[str], capsys: pytest.CaptureFixture
 def test_the_json_blocks_parse(name: str) -> None:
     for block in blocks(_BY_PAGE[name], "json"):
         assert isinstance(parse_json(block.code), dict), block
-    for block in blocks(_BY_PAGE[name], "toml", "ini"):
-        assert block.code.strip(), block
-    assert json  # imported for the pages' own examples

@@ -30,7 +30,7 @@ SERVERS = ("proxy.example", "inner.example", "outer.example", "name.example")
 #: An HTTP proxy that asks for a name and a password.
 OFFICE = ("proxy.office.example", 8080)
 #: Answers each datagram with itself.
-DNS = ("dns.example", 53)
+DNS = (("dns.example", 53), ("dns.example.org", 53))
 #: Web sites, http and https.
 TARGETS = ("example.org", "www.example.org", "example.com", "api.example.org")
 
@@ -57,7 +57,7 @@ def world(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, A
         for name in SERVERS:
             server.routes[name, 443] = (server.host, server.port)
         addresses = {(name, 443): server.port for name in SERVERS}
-        addresses[DNS] = echo.address[1]
+        addresses.update(dict.fromkeys(DNS, echo.address[1]))
         office = stack.enter_context(LocalProxy(server.outbound(), username="me", password=PASSWORD))
         addresses[OFFICE] = office.port
         monkeypatch.setattr(socket, "getaddrinfo", _names(addresses))

@@ -1,4 +1,4 @@
-"""The real sing-box server dies under httpx, httpx2 and requests: the error, the next request, and nothing sent twice."""
+"""The real sing-box server dies under httpx, httpx2 and requests: the error, the next request, nothing sent twice."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from typing import Any, Self
 
 import pytest
 
-from anytls_http import (
-    DialError,
-    SessionClosed,
-)
+from anytls_http import DialError, SessionClosed
 from anytls_http.testing import Site
 from anytls_http.testing.site import GREETING
 from tests.singbox.http_libraries import Library, in_time, posts, raised

@@ -271,3 +271,18 @@ class TestPassword:
         with client.create_connection(target.address, timeout=5) as sock, pytest.raises(SessionClosed):
             sock.sendall(b"user data")
             sock.recv(1)
+
+
+def test_a_timeout_that_http_client_was_not_given(
+    server: AnyTLSServer, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import http.client
+
+    monkeypatch.setattr(socket, "getdefaulttimeout", lambda: 4.0)
+    with AnyTLSClient(server.outbound()) as client:
+        connection = http.client.HTTPConnection(site.host, site.port)
+        monkeypatch.setattr(connection, "_create_connection", client.create_connection)
+        connection.request("GET", "/")
+        assert connection.sock.gettimeout() == 4.0
+        assert connection.getresponse().read()
+        connection.close()

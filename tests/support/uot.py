@@ -9,7 +9,8 @@ import threading
 from typing import Any, Self
 
 from anytls_http.protocol.address import decode_address
-from anytls_http.protocol.uot import DatagramDecoder, encode_datagram
+from anytls_http.protocol.uot import TARGET, DatagramDecoder, encode_datagram
+from anytls_http.testing import AnyTLSServer
 
 
 class UDPEcho:
@@ -42,11 +43,13 @@ class UDPEcho:
 
 
 class UoTGateway:
-    """Set ``server.routes[uot.TARGET] = gateway.address`` on the test server."""
+    """Give it the test server, or set ``server.routes[uot.TARGET] = gateway.address`` there."""
 
-    def __init__(self) -> None:
+    def __init__(self, server: AnyTLSServer | None = None) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address: tuple[str, int] = self._listener.getsockname()
+        if server is not None:
+            server.routes[TARGET] = self.address
         #: (is_connect, host, port) of each stream.
         self.requests: list[tuple[bool, str, int]] = []
         #: Sent instead of an answer, where set.
