@@ -367,6 +367,7 @@ class AnyTLSSocket(StreamSocket):
         self._address = address
         self._stream_id = session.open_stream(encoded, f"{address[0]}:{address[1]}")
         self._ended = False
+        self._end_may_wait = True
         self._end_lock = threading.Lock()
         #: Whether user data was written: from then on a failure may not be taken for a failed connect.
         self._user_data_sent = False
@@ -424,6 +425,7 @@ class AnyTLSSocket(StreamSocket):
         return owner
 
     def _attach_relay(self, on_input: Callable[[], None]) -> int:
+        self._end_may_wait = False  # one thread serves all
         return self._session.attach_relay(on_input)
 
     def _detach_relay(self) -> None:
@@ -461,7 +463,7 @@ class AnyTLSSocket(StreamSocket):
             if self._ended:
                 return
             self._ended = True
-        _end_stream(self._pool, self._session)
+        _end_stream(self._pool, self._session, self._end_may_wait)
 
     def start_tls(self, ssl_context: ssl.SSLContext, server_hostname: str | None = None) -> AnyTLSTLSSocket:
         """Do a TLS handshake with the target through the tunnel, within the socket's time-out.

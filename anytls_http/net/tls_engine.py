@@ -37,7 +37,7 @@ class TLSEngine:
         self._failure = failure
         #: Whether nothing more can be decrypted before :meth:`feed`; False where that isn't known.
         self.drained = False
-        #: Whether, as it was drained, a record was left of which a part has come: the rest is on its way.
+        #: Once it is drained: whether a record was left of which a part has come, so that the rest is on its way.
         self.partial = False
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
@@ -59,6 +59,7 @@ class TLSEngine:
         with self._lock:
             self._incoming.write(ciphertext)
             self.drained = False
+            self.partial = True
 
     def feed_end(self) -> None:
         """The transport below is at its end: what is buffered can still be read, then comes END."""
@@ -83,6 +84,7 @@ class TLSEngine:
                         break
                     total += count
                     if total == size:
+                        self.partial = bool(self._incoming.pending)
                         break
                     # Less than was asked for: the record is used up. Asking for another one that isn't
                     # there would cost an exception: dear in CPython.
@@ -91,8 +93,7 @@ class TLSEngine:
                         self.partial = False
                         break
             except ssl.SSLWantReadError:
-                if not self.drained:
-                    self.drained = self.partial = True
+                self.drained = True
                 return total or NEED_INPUT
             except ssl.SSLEOFError:
                 # The end without a close_notify. Frames have lengths, and so has HTTP: what was cut shows there.

@@ -112,7 +112,7 @@ class Maintenance:
             return
         if not session.is_draining:
             self._state.drained(session)
-        elif session.stale_bytes > rules.DRAIN_SIZE:
+        elif session.unasked_bytes > rules.DRAIN_SIZE:
             self._give_up(session)
 
     def _end_drain(self, session: Session, now: float) -> None:
@@ -135,6 +135,13 @@ class Maintenance:
             idle = session in self._state.idle
         if idle:
             session.look()
+            if rules.is_flood(self._state.clock(), session):
+                logger.warning(
+                    "[%s] session #%d: the server sends without end", self._state.name, session.sequence
+                )
+                session.close(
+                    "error", SessionClosed("the server sends without end what nobody has asked for")
+                )
             return
         # It was taken between the report and now: from here on its user reads.
         watcher = self._state.watcher

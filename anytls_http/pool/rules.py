@@ -27,6 +27,8 @@ SHORTEST_PROOF = 1.0
 #: An ended stream may go on coming for so long (seconds), and so much of it (bytes): then its session is dropped.
 DRAIN_TIME = 2.0
 DRAIN_SIZE = 256 * 1024
+#: What an idle session may receive (bytes), and more with each second: heartbeats and padding are far less.
+UNASKED_SIZE, UNASKED_RATE = 1 << 20, 1024
 #: Where the round trip is less than the first, closing a stream itself waits for that as long as the second (seconds).
 NEAR, DRAIN_WAIT = 0.005, 0.01
 
@@ -118,6 +120,17 @@ def silence_limit(options: PoolOptions) -> float:
 def proof_patience(round_trip: float) -> float:
     """Return how long a proof of life waits for a frame, given the measured round trip (seconds)."""
     return max(SHORTEST_PROOF, 4 * round_trip)
+
+
+class Idle(Aged, Protocol):
+    """What is looked at for what comes on an idle session."""
+
+    unasked_bytes: int
+
+
+def is_flood(now: float, session: Idle) -> bool:
+    """Whether an idle session receives so much that it is closed: it would keep the maintenance thread busy."""
+    return session.unasked_bytes > UNASKED_SIZE + UNASKED_RATE * max(0.0, now - session.idle_since)
 
 
 def drain_patience(round_trip: float) -> float:

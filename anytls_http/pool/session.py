@@ -93,9 +93,9 @@ class Session:
         "last_upload",
         "round_trip",
         "sequence",
-        "stale_bytes",
         "streams_opened",
         "target",
+        "unasked_bytes",
     )
 
     def __init__(
@@ -133,7 +133,7 @@ class Session:
         self._error: AnyTLSError | None = None
         self.target = ""  #: ``host:port`` of the open stream
         self.streams_opened = 0
-        self.stale_bytes = 0  #: that came for nobody since a stream was ended in mid-transfer
+        self.unasked_bytes = 0  #: read since the last stream has ended
         self.bytes_sent = 0
         self.bytes_received = 0
 
@@ -195,6 +195,7 @@ class Session:
         self.target = target
         self.streams_opened += 1
         self._timed_out = False
+        self.unasked_bytes = 0
         return self._protocol.open_stream(address)
 
     def end_stream(self, may_wait: bool = True) -> bool:
@@ -251,7 +252,9 @@ class Session:
                     state.suspect_since = max(state.suspect_since, self.last_upload)
                     raise SessionClosed("the session gave no sign of life until the reader's time-out")
                 if more and (state.server_version < 2 or state.watcher is None):
-                    return not protocol.in_mid_frame  # nothing would tell when all has come
+                    if protocol.in_mid_frame:
+                        return False
+                    more = False  # nothing would tell when all has come
             # Where a next stream follows soon, the FIN leaves with its SYN: one system call, one wake-up of
             # the server less. The maintenance thread sends it a moment later otherwise.
             records = protocol.end_stream(hold_fin=state.watcher is not None and not more)
@@ -260,7 +263,6 @@ class Session:
                 records += protocol.heart_request()
                 self.heartbeats_sent += 1
                 self._drained_by = self.heartbeats_sent
-                self.stale_bytes = 0
             if records:
                 self._tls.write(records, AT_ONCE, keep_unsent=True)
         except AnyTLSError as exc:
@@ -411,7 +413,6 @@ class Session:
             if protocol.skip_left:
                 count = min(protocol.skip_left, len(plain))
                 protocol.skip_left -= count
-                self.stale_bytes += count
             else:
                 wanted = protocol.wanted
                 count = min(len(wanted), len(plain))
@@ -485,6 +486,8 @@ class Session:
             budget -= count
             if budget <= 0:
                 break
+        if not protocol.stream_id:
+            self.unasked_bytes += MAX_LOOK - budget
         return True
 
     def look(self, stream_id: int | None = None) -> bool:

@@ -229,6 +229,8 @@ class PoolState:
     def drained(self, session: Session) -> None:
         """All that an ended stream had left has come."""
         with self.lock:
+            if session not in self.draining:
+                return  # told twice: somebody may have taken it by now
             self.draining.discard(session)
         self.put_idle(session)
 

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import ipaddress
 import logging
 import os
-import selectors
 import socket
 import threading
-import time
 import urllib.parse
 import weakref
 from collections import deque
@@ -23,9 +19,11 @@ from anytls_http.errors import AnyTLSError, ConfigError
 from anytls_http.relay import Pair, shared_relay
 from anytls_http.sockets import AnyTLSSocket
 
-from . import socks
+from . import front, socks
 from .associate import Association
-from .incoming import BadGreeting, ClientLeft, Credentials, Incoming, shown
+from .front import Front
+from .incoming import BadGreeting, ClientLeft, Incoming, shown
+from .listening import is_loopback, make_credentials, open_listener
 from .socks import Command
 from .verdicts import Reply, socks_reply
 from .web import Conversation
@@ -35,8 +33,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("anytls_http.proxy")
 
-#: Seconds for a greeting, the first byte included, without the time that the target needs.
-GREETING_TIMEOUT = 8.0
 #: Seconds that an HTTP connection is kept for the next request.
 KEEP_ALIVE = 60.0
 #: Seconds for the server to reach a target.
@@ -48,12 +44,8 @@ MAX_THREADS = 512
 #: Threads that stay for the next greeting, and for how many seconds: starting one costs more than the greeting.
 SPARE_THREADS = 8
 SPARE_SECONDS = 5.0
-#: Seconds that accepting pauses where the system has no descriptors left.
-PAUSE = 0.2
 #: Seconds that :meth:`LocalProxy.close` waits for its threads and the relay.
 CLOSE_TIMEOUT = 5.0
-
-_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class LocalProxy:
@@ -78,8 +70,8 @@ class LocalProxy:
         username: str | None = None,
         password: str | None = None,
     ) -> None:
-        self._credentials = _credentials(username, password)
-        if self._credentials is None and not _is_loopback(listen[0]):
+        self._credentials = make_credentials(username, password)
+        if self._credentials is None and not is_loopback(listen[0]):
             raise ConfigError(
                 f"listen: {shown(listen[0])} can be reached by others; that takes a user name and a password"
             )
@@ -101,7 +93,7 @@ class LocalProxy:
         self._idle = 0  # connections that the front watches
         self.accepted = 0  #: connections so far
         self.failed = 0  #: of them, those whose target was not reached
-        self._listener = _listen(listen)
+        self._listener = open_listener(listen)
         self._host: str = self._listener.getsockname()[0]
         #: The port that it listens on.
         self.port: int = self._listener.getsockname()[1]
@@ -214,25 +206,25 @@ class LocalProxy:
                 self._wake_writer.send(b"\0")
 
     def _run(self) -> None:
-        front = _Front(self._listener, self._wake_reader)
+        watch = Front(self._listener, self._wake_reader)
         try:
             while not self._closing:
                 with self._changed:
                     while self._returned:
-                        front.watch(self._returned.popleft(), KEEP_ALIVE)
-                    self._idle = front.watched
+                        watch.watch(self._returned.popleft(), KEEP_ALIVE)
+                    self._idle = watch.watched
                     full = self._count() >= MAX_CONNECTIONS
-                accepted, ready = front.wait(full)
+                accepted, ready = watch.wait(full)
                 self.accepted += accepted
                 for client in ready:
                     self._start(client)
                 with self._changed:
-                    self._idle = front.watched
+                    self._idle = watch.watched
         except Exception:
             logger.exception("the proxy's thread failed")
             self._closing = True
         finally:
-            front.close()
+            watch.close()
             with self._changed:
                 self._idle = 0
                 for client in (*self._returned, *self._waiting_for_thread):
@@ -293,7 +285,7 @@ class LocalProxy:
     def _serve(self, client: Incoming) -> bool:
         """Serve one client until the relay has it, or it is closed; True when its next request may be waited for."""
         try:
-            client.limit(GREETING_TIMEOUT)
+            client.limit(front.GREETING_TIMEOUT)
             if client.conversation is not None:
                 return self._serve_http(client)
             first = client.peek()
@@ -324,12 +316,12 @@ class LocalProxy:
         try:
             stream = self._connect(wish.host, wish.port)
         except AnyTLSError as exc:
-            client.limit(GREETING_TIMEOUT)
+            client.limit(front.GREETING_TIMEOUT)
             socks.answer(client, wish.version, socks_reply(exc))
             client.close_gently()
             return
         try:
-            client.limit(GREETING_TIMEOUT)
+            client.limit(front.GREETING_TIMEOUT)
             socks.answer(client, wish.version, Reply.SUCCEEDED)
         except ClientLeft:
             stream.close()
@@ -404,145 +396,6 @@ class LocalProxy:
             fd = sock.detach()
             if fd >= 0:
                 os.close(fd)
-
-
-class _Front:
-    """The listener and the clients that say nothing, in one selector; for the front's thread alone."""
-
-    def __init__(self, listener: socket.socket, wake: socket.socket) -> None:
-        self._listener = listener
-        self._wake = wake
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(wake, selectors.EVENT_READ)
-        self._due: dict[Incoming, float] = {}
-        self._accepting = False
-        self._pause_until = 0.0
-
-    @property
-    def watched(self) -> int:
-        """How many clients it watches."""
-        return len(self._due)
-
-    def _says_something(self, client: Incoming) -> bool:
-        """Whether its first bytes are there already, as with most clients; an end or an error counts too."""
-        try:
-            client.sock.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            pass
-        return True
-
-    def watch(self, client: Incoming, patience: float) -> None:
-        """Report ``client`` when it says something; close it when it doesn't within ``patience`` seconds."""
-        client.sock.setblocking(False)
-        self._due[client] = time.monotonic() + patience
-        self._selector.register(client.sock, selectors.EVENT_READ, client)
-
-    def wait(self, full: bool) -> tuple[int, list[Incoming]]:
-        """Wait for something to happen; return how many were accepted, and who has something to say."""
-        now = time.monotonic()
-        self._accept_if(not full and now >= self._pause_until)
-        # In the order of their coming, but for those that wait for a next request: so look at all now and then.
-        timeout = 1.0 if self._due else None
-        if not self._accepting:
-            timeout = PAUSE
-        accepted = 0
-        ready: list[Incoming] = []
-        for key, _ in self._selector.select(timeout):
-            if key.fileobj is self._listener:
-                accepted = self._accept(ready)
-            elif key.fileobj is self._wake:
-                with contextlib.suppress(BlockingIOError):
-                    while self._wake.recv(4096):
-                        pass
-            else:
-                self._forget(key.data)
-                ready.append(key.data)
-        self._close_overdue(time.monotonic())
-        return accepted, ready
-
-    def _accept_if(self, wanted: bool) -> None:
-        if wanted and not self._accepting:
-            self._selector.register(self._listener, selectors.EVENT_READ)
-        elif self._accepting and not wanted:
-            self._selector.unregister(self._listener)
-        self._accepting = wanted
-
-    def _accept(self, ready: list[Incoming]) -> int:
-        for count in range(64):
-            try:
-                sock, peer = self._listener.accept()
-            except OSError as exc:
-                if exc.errno in _NO_DESCRIPTORS:
-                    logger.warning("no more clients for now: %s", exc.strerror)
-                    self._pause_until = time.monotonic() + PAUSE
-                return count  # nobody is there any more, or left already
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            client = Incoming(sock, peer)
-            sock.setblocking(False)
-            if self._says_something(client):
-                ready.append(client)
-            else:
-                self.watch(client, GREETING_TIMEOUT)
-        return 64
-
-    def _forget(self, client: Incoming) -> None:
-        del self._due[client]
-        self._selector.unregister(client.sock)
-
-    def _close_overdue(self, now: float) -> None:
-        for client in [client for client, due in self._due.items() if due <= now]:
-            self._forget(client)
-            client.close()
-
-    def close(self) -> None:
-        """Close the listener and everything that is watched."""
-        for client in self._due:
-            client.close()
-        self._due.clear()
-        self._selector.close()
-        self._listener.close()
-        self._wake.close()
-
-
-def _credentials(username: str | None, password: str | None) -> Credentials | None:
-    if username is None and password is None:
-        return None
-    if not username or password is None:
-        raise ConfigError("username, password: both are needed, or neither")
-    if ":" in username or len(username.encode()) > 255 or len(password.encode()) > 255:
-        raise ConfigError("username, password: at most 255 bytes each, and no colon in the user name")
-    return Credentials(username, password)
-
-
-def _is_loopback(host: str) -> bool:
-    if not host:
-        return False
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-        return all(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found)
-    except OSError as exc:
-        raise ConfigError(f"listen: {shown(host)}: {exc.strerror or exc}") from None
-    except UnicodeError:
-        raise ConfigError(f"listen: {shown(host)} is not a host") from None
-
-
-def _listen(address: tuple[str, int]) -> socket.socket:
-    host, port = address
-    if not 0 <= port <= 65535:
-        raise ConfigError(f"listen: {port} is not a port")
-    try:
-        family, _, _, _, where = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.create_server(where[:2], family=family, backlog=1024)
-    except OSError as exc:
-        where_to = shown(f"{host}:{port}")
-        raise OSError(exc.errno, f"can't listen on {where_to}: {exc.strerror or exc}") from exc
-    listener.setblocking(False)
-    return listener
 
 
 _proxies: weakref.WeakSet[LocalProxy] = weakref.WeakSet()

@@ -21,8 +21,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-_FENCE = re.compile(r"^(?P<indent> *)```+(?P<language>[\w-]*)[^\n]*\n(?P<code>.*?)^(?P=indent)```+ *$", re.DOTALL | re.MULTILINE)
-_COMMENT = re.compile(r"^<!-- (?P<kind>no test: |raises: |test\n)(?P<text>.*?)\s*-->", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(
+    r"^(?P<indent> *)```+(?P<language>[\w-]*)[^\n]*\n(?P<code>.*?)^(?P=indent)```+ *$",
+    re.DOTALL | re.MULTILINE,
+)
+_COMMENT = re.compile(
+    r"^<!-- (?P<kind>no test: |raises: |test\n)(?P<text>.*?)\s*-->", re.DOTALL | re.MULTILINE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,9 @@ def _all_blocks(page: Path) -> Iterator[Block]:
             name,
             _line(text, found.start("code")),
             found["language"],
-            "".join(line[indent:] if line.strip() else line for line in found["code"].splitlines(keepends=True)),
+            "".join(
+                line[indent:] if line.strip() else line for line in found["code"].splitlines(keepends=True)
+            ),
             not_tested=words if kind == "no test" else "",
             raises=words if kind == "raises" else "",
         )

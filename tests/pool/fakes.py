@@ -40,6 +40,7 @@ class FakeSession:
     bytes_sent: int = 0
     bytes_received: int = 0
     heart_sent_at: float | None = None
+    unasked_bytes: int = 0
     closed: bool = False
     error: AnyTLSError | None = None
     closed_for: str = ""

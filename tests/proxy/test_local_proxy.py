@@ -202,7 +202,12 @@ def test_more_clients_than_connections(
     server: AnyTLSServer, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 2)
-    with LocalProxy(server.outbound()) as proxy, tunnel(proxy) as first, tunnel(proxy), connect(proxy) as waits:
+    with (
+        LocalProxy(server.outbound()) as proxy,
+        tunnel(proxy) as first,
+        tunnel(proxy),
+        connect(proxy) as waits,
+    ):
         waits.sendall(b"\x05\x01\x00")
         waits.settimeout(0.5)
         with pytest.raises(TimeoutError):

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from anytls_http.proxy import LocalProxy, web
+from anytls_http.proxy import LocalProxy, front, web
 from anytls_http.proxy import server as server_module
 from anytls_http.testing import AnyTLSServer, Site
 from anytls_http.testing.site import GREETING
@@ -175,7 +175,7 @@ def test_what_can_not_be_served(proxy: LocalProxy, site: Site, words: bytes, ans
 def test_half_a_greeting(
     server: AnyTLSServer, site: Site, words: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "GREETING_TIMEOUT", 0.3)
+    monkeypatch.setattr(front, "GREETING_TIMEOUT", 0.3)
     monkeypatch.setattr(web, "HEAD_TIMEOUT", 0.3)
     with LocalProxy(server.outbound()) as proxy, connect(proxy) as sock:
         sock.sendall(words)
