@@ -24,6 +24,8 @@ from .stats import PoolStats, SessionInfo
 
 logger = logging.getLogger("anytls_http.pool")
 
+#: Sessions that are asked for a sign of life beside the one that somebody waits for.
+MAX_ASKED = 64
 #: Seconds that ``close`` waits for the background threads; they are daemons and end on their own.
 CLOSE_PATIENCE = 1.0
 
@@ -97,6 +99,7 @@ class Pool:
         """
         if self.state.server_version < 2 or not session.is_silent():
             return not session.closed
+        self._ask_others(session)
         with step("proof_of_life", session=session.sequence) as found:
             alive = found["alive"] = session.prove_alive(deadline)
         if alive:
@@ -105,22 +108,25 @@ class Pool:
         return False
 
     def _distrust(self, dead: Session) -> None:
-        """``dead`` gave no sign of life: drop with it the idle ones that have received nothing since it last did.
-
-        Other silent ones are asked for a sign of life now, all at once: who looks at them next need not wait
-        for each of them in turn.
-        """
+        """``dead`` gave no sign of life: drop with it the idle ones that have received nothing since it last did."""
         state = self.state
         with state.lock:
             state.dead_since = max(state.dead_since, dead.last_received)
             doomed = [s for s in state.idle if s.last_received <= dead.last_received]
             for session in doomed:
                 state.idle.remove(session)
-            others = state.sessions.difference(doomed)
         for session in doomed:
             session.close("proof_of_life")
-        for session in others:
-            if session.heart_sent_at is None and session.is_silent():
+
+    def _ask_others(self, asked: Session) -> None:
+        """Where one is silent, others are: ask them for a sign of life too, all at once.
+
+        Who looks at them next need not wait for each of them in turn; where they live, not at all.
+        """
+        with self.state.lock:
+            silent = [s for s in self.state.sessions if s.heart_sent_at is None and s.is_silent()]
+        for session in silent[:MAX_ASKED]:
+            if session is not asked:
                 session.send_heartbeat()
 
     def release(self, session: Session) -> None:

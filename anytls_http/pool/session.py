@@ -75,6 +75,7 @@ class Session:
         "_reader",
         "_reader_waits",
         "_sent_since_look",
+        "_shortest_trip",
         "_state",
         "_timed_out",
         "_tls",
@@ -129,6 +130,7 @@ class Session:
         self.heartbeats_sent = 0
         self.heartbeats_answered = 0
         self.round_trip = round_trip  #: seconds, as last measured
+        self._shortest_trip = round_trip  # one slow answer says little about the way
         self.closed = False
         self._error: AnyTLSError | None = None
         self.target = ""  #: ``host:port`` of the open stream
@@ -460,6 +462,7 @@ class Session:
                 self._tell("heartbeat")  # the answer may have waited long for its reader
             else:
                 self.round_trip = seconds
+                self._shortest_trip = min(self._shortest_trip, seconds)
                 self._tell("heartbeat", seconds=seconds)
         self.last_received = now
 
@@ -772,7 +775,7 @@ class Session:
         asked_at = self.heart_sent_at
         if not self.send_heartbeat():
             return not self.closed
-        seconds = rules.proof_patience(self.round_trip)
+        seconds = rules.proof_patience(self._shortest_trip)
         if since <= self._state.dead_since:
             seconds = 0.0
         elif asked_at is not None:

@@ -29,6 +29,9 @@ from .settings import client_settings, parse_settings
 #: HeartRequests answered at the most in one go: a server that sends them without end gets no more.
 MAX_HEART_RESPONSES = 16
 
+#: Most characters kept of what a server says (an alert, a refusal): errors and logs repeat it.
+MAX_TEXT = 500
+
 _PACK = HEADER.pack
 _UNPACK = HEADER.unpack_from
 _PSH = int(Command.PSH)
@@ -366,6 +369,7 @@ _WITH_BODY = frozenset(
 
 
 def _text(body: bytes) -> str:
-    """Decode what the server wrote, safe to print: no control characters reach a terminal or a log."""
-    text = body.decode("utf-8", "replace")
-    return "".join(char if char.isprintable() else " " for char in text).strip()
+    """Decode what the server wrote, safe to print and short enough to read: no control characters, no novels."""
+    text = body[: 4 * MAX_TEXT].decode("utf-8", "replace")
+    text = "".join(char if char.isprintable() else " " for char in text).strip()
+    return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "..."
