@@ -309,10 +309,10 @@ def instrument(module: ModuleType, function: Callable[[FunctionType], object]) -
     for value in vars(module).values():
         if getattr(value, "__module__", None) != module.__name__:
             continue
-        for member in [value] if isinstance(value, FunctionType) else vars(value).values():
-            member = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
-            if isinstance(member, FunctionType):
-                function(member)
+        for member in vars(value).values() if isinstance(value, type) else [value]:
+            inner = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+            if isinstance(inner, FunctionType):
+                function(inner)
 
 
 def main() -> None:
