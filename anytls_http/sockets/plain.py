@@ -1,0 +1,174 @@
+"""The stream itself as a socket."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import socket
+import ssl
+import threading
+import warnings
+from typing import TYPE_CHECKING
+
+from anytls_http.errors import AnyTLSError
+
+from .base import StreamSocket
+from .tls import AnyTLSTLSSocket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Self
+
+    from anytls_http.pool.pool import Pool
+    from anytls_http.pool.session import Session
+
+
+class AnyTLSSocket(StreamSocket):
+    """A stream through the tunnel, as a connected socket. Made by :meth:`AnyTLSClient.create_connection`.
+
+    One thread may read while another writes. Nothing is sent to the server before the first ``send``,
+    ``recv`` or ``is_readable``; a target that can't be reached is told by the first read.
+    """
+
+    def __init__(
+        self, pool: Pool, session: Session, address: tuple[str, int], encoded: bytes, timeout: float | None
+    ) -> None:
+        super().__init__(timeout)
+        self._pool = pool
+        self._session = session
+        self._address = address
+        self._stream_id = session.open_stream(encoded, f"{address[0]}:{address[1]}")
+        self._ended = False
+        self._end_may_wait = True
+        self._end_lock = threading.Lock()
+        #: Whether user data was written: from then on a failure may not be taken for a failed connect.
+        self._user_data_sent = False
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        """The address family of the session's TCP connection."""
+        address = self._session.local_address
+        return socket.AF_INET6 if address and len(address) == 4 else socket.AF_INET
+
+    def getpeername(self) -> tuple[str, int]:
+        """Return the target, as ``(host, port)``."""
+        self._check()
+        return self._address
+
+    def getsockname(self) -> tuple[object, ...]:
+        """Return the local TCP address of the session that carries the stream."""
+        self._check()
+        return self._session.local_address or ("", 0)
+
+    @property
+    def _opened(self) -> bool:
+        """Whether the server said that it reached the target (or sent its data)."""
+        return self._session.acknowledged
+
+    def _read_into(self, view: memoryview, deadline: float | None) -> int:
+        if self._read_shut or self._ended:
+            return self._nothing_to_read()
+        try:
+            return self._session.receive(self._stream_id, view, deadline)
+        except AnyTLSError:
+            if self._read_shut:
+                return 0
+            raise
+
+    def _nothing_to_read(self) -> int:
+        if self._read_shut:
+            return 0
+        raise OSError(errno.EBADF, "the socket is closed")
+
+    def _write_some(
+        self, view: memoryview, deadline: float | None, stall: float | None, keep_unsent: bool
+    ) -> int:
+        if self._write_shut or self._ended:
+            raise BrokenPipeError(errno.EPIPE, "the stream was shut down for writing")
+        self._user_data_sent = True
+        return self._session.send(self._stream_id, view, deadline, stall=stall, keep_unsent=keep_unsent)
+
+    def _look(self) -> bool:
+        return self._ended or self._session.look(self._stream_id)
+
+    def _hand_over(self) -> Self:
+        owner = super()._hand_over()
+        self._ended = True
+        return owner
+
+    def _attach_relay(self, on_input: Callable[[], None]) -> int:
+        self._end_may_wait = False  # one thread serves all
+        return self._session.attach_relay(on_input)
+
+    def _detach_relay(self) -> None:
+        self._session.detach_relay()
+
+    @property
+    def _has_unsent(self) -> bool:
+        return self._session.has_unsent
+
+    @property
+    def _is_blocked(self) -> bool:
+        return self._session.has_unsent
+
+    def _flush_unsent(self) -> bool:
+        return self._session.flush_unsent()
+
+    def _forget(self) -> None:
+        self._ended = True
+
+    def _prove_alive(self, deadline: float | None) -> bool:
+        """Whether the session may be trusted with a new request; a silent one must prove its life first.
+
+        False: it is dead and was dropped. Raises :class:`AnyTLSTimeout` at ``deadline``.
+        """
+        return not self._ended and self._pool.prove_alive(self._session, deadline)
+
+    def _wait_open(self, deadline: float | None, version_1_after: float) -> None:
+        self._session.wait_open(self._stream_id, deadline, version_1_after)
+
+    def _stop_reading(self) -> None:
+        self._session.stop_reading()
+
+    def _end(self) -> None:
+        with self._end_lock:
+            if self._ended:
+                return
+            self._ended = True
+        _end_stream(self._pool, self._session, self._end_may_wait)
+
+    def start_tls(self, ssl_context: ssl.SSLContext, server_hostname: str | None = None) -> AnyTLSTLSSocket:
+        """Do a TLS handshake with the target through the tunnel, within the socket's time-out.
+
+        Returns the socket to use from then on; this one belongs to it. Raises :class:`ssl.SSLError` as
+        ``SSLContext.wrap_socket`` does, and as :meth:`recv`.
+        """
+        self._check()
+        return self._start_tls(ssl_context, server_hostname, self._deadline())
+
+    def _start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None, deadline: float | None
+    ) -> AnyTLSTLSSocket:
+        tls = AnyTLSTLSSocket(self, ssl_context, server_hostname)
+        tls._handshake(deadline)
+        return tls
+
+    def __del__(self) -> None:
+        if not getattr(self, "_ended", True):
+            # A finalizer may run inside any lock: the maintenance thread ends the stream.
+            self._ended = True
+            state = self._pool.state
+            state.abandoned.append(functools.partial(_end_stream, self._pool, self._session, may_wait=False))
+            state.wake_maintenance()
+            # The last thing to do: where warnings are errors, it raises.
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open" if self._opened else "opening"
+        host, port = self._address
+        return f"<AnyTLSSocket to {host}:{port}, {state}, session #{self._session.sequence}>"
+
+
+def _end_stream(pool: Pool, session: Session, may_wait: bool = True) -> None:
+    if session.end_stream(may_wait):
+        pool.release(session)

@@ -1,0 +1,262 @@
+"""TLS with the target, inside the tunnel, as a socket."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+import threading
+from typing import TYPE_CHECKING, Any
+
+from anytls_http.errors import AnyTLSError, AnyTLSTimeout
+from anytls_http.net.scratch import INNER_CIPHERTEXT, scratch
+from anytls_http.net.tls_engine import END, NEED_INPUT, TLSEngine
+from anytls_http.net.waiting import AT_ONCE, deadline_after, remaining
+from anytls_http.pool.session import MAX_FILLS
+
+from .base import StreamSocket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .plain import AnyTLSSocket
+
+#: Most plaintext that one write of TLS in the tunnel encrypts (bytes).
+TLS_WRITE_SIZE = 64 * 1024
+
+
+class AnyTLSTLSSocket(StreamSocket):
+    """TLS with the target, inside the tunnel. Made by :meth:`AnyTLSSocket.start_tls`; owns that socket."""
+
+    def __init__(self, inner: AnyTLSSocket, ssl_context: ssl.SSLContext, server_hostname: str | None) -> None:
+        super().__init__(inner.gettimeout())
+        self._inner = inner
+        self.context = ssl_context
+        self.server_hostname = server_hostname
+        self._engine = TLSEngine(ssl_context, server_hostname)
+        self._reader = threading.Lock()
+        self._writer = threading.Lock()
+        self._held = b""  # plaintext that is_readable came upon
+        self._unsent = b""  # ciphertext that a call without waiting could not send
+        self._user_data_sent = False
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        """The address family of the session's TCP connection."""
+        return self._inner.family
+
+    @property
+    def _ssl_object(self) -> ssl.SSLObject:
+        return self._engine.ssl_object
+
+    @property
+    def _opened(self) -> bool:
+        return self._inner._opened
+
+    def _prove_alive(self, deadline: float | None) -> bool:
+        return self._inner._prove_alive(deadline)
+
+    def _attach_relay(self, on_input: Callable[[], None]) -> int:
+        return self._inner._attach_relay(on_input)
+
+    def _detach_relay(self) -> None:
+        self._inner._detach_relay()
+
+    @property
+    def _has_unsent(self) -> bool:
+        return bool(self._unsent) or self._engine.has_output or self._inner._has_unsent
+
+    @property
+    def _is_blocked(self) -> bool:
+        return self._inner._is_blocked
+
+    def _flush_unsent(self) -> bool:
+        if not self._inner._flush_unsent() or not self._writer.acquire(blocking=False):
+            return False
+        try:
+            self._flush(AT_ONCE)
+        finally:
+            self._writer.release()
+        return True
+
+    def _forget(self) -> None:
+        self._inner._forget()
+
+    def _handshake(self, deadline: float | None) -> None:
+        engine = self._engine
+        while True:
+            try:
+                done = engine.handshake()
+            except ssl.SSLError:
+                self._try_to_flush()  # the alert that tells the target why
+                raise
+            if done:
+                break
+            self._flush(deadline)
+            self._fill(deadline)
+        # The last flight of the handshake waits for the first data: one packet less.
+        if self._timeout == 0:
+            self._flush(deadline)
+
+    def _fill(self, deadline: float | None) -> None:
+        buffer = scratch(INNER_CIPHERTEXT)
+        count = self._inner._read_into(buffer, deadline)
+        if count:
+            self._engine.feed(buffer[:count])
+        else:
+            self._engine.feed_end()
+
+    def _flush(self, deadline: float | None) -> None:
+        """Send the ciphertext that is there. The caller holds the writer's role, or nobody else has the socket yet."""
+        data = self._unsent + self._engine.take_output()
+        if data:
+            self._send_ciphertext(data, deadline, None)
+
+    def _try_to_flush(self) -> None:
+        try:
+            self._flush(AT_ONCE)
+        except (AnyTLSError, OSError):
+            pass
+
+    def _send_ciphertext(self, data: bytes, deadline: float | None, stall: float | None) -> None:
+        view = memoryview(data)
+        self._unsent = b""
+        try:
+            while view:
+                if stall is not None:
+                    deadline = deadline_after(stall)
+                view = view[self._inner._write_some(view, deadline, stall, deadline == AT_ONCE) :]
+        except AnyTLSTimeout:
+            self._unsent = bytes(view)  # TLS with the target would break without it
+            raise
+
+    def _read_into(self, view: memoryview, deadline: float | None) -> int:
+        if self._read_shut:
+            return 0
+        if not self._reader.acquire(blocking=False):
+            if self._inner._session.closed:
+                return self._inner._read_into(
+                    view, deadline
+                )  # raises; after a fork the reader is in the parent
+            if not self._reader.acquire(timeout=remaining(deadline)):
+                raise AnyTLSTimeout("timed out while another thread was reading")
+        try:
+            if self._held:
+                count = min(len(view), len(self._held))
+                view[:count] = self._held[:count]
+                self._held = self._held[count:]
+                return count
+            waits = 0
+            while True:
+                count = self._engine.decrypt_into(view)
+                if count != NEED_INPUT:
+                    return count
+                if self._engine.has_output:
+                    self._answer(deadline)
+                # Records without data (tickets, key updates) must not hold the reader past the deadline.
+                if waits and remaining(deadline) == 0 and (deadline != AT_ONCE or waits >= MAX_FILLS):
+                    self._inner._session.poke_relay()
+                    raise AnyTLSTimeout("timed out while waiting for data")
+                self._fill(deadline)
+                waits += 1
+        finally:
+            self._reader.release()
+
+    def _answer(self, deadline: float | None) -> None:
+        """Send what reading produced, unless a writer is at it: he takes it along."""
+        if self._writer.acquire(blocking=False):
+            try:
+                self._flush(deadline)
+            finally:
+                self._writer.release()
+
+    def _write_some(
+        self, view: memoryview, deadline: float | None, stall: float | None, keep_unsent: bool
+    ) -> int:
+        if self._write_shut:
+            raise BrokenPipeError(errno.EPIPE, "the stream was shut down for writing")
+        if not self._writer.acquire(timeout=remaining(deadline)):
+            raise AnyTLSTimeout("timed out while another thread was sending")
+        try:
+            self._user_data_sent = True
+            if self._unsent:
+                self._flush(deadline)
+            piece = view[:TLS_WRITE_SIZE]
+            try:
+                self._send_ciphertext(self._engine.encrypt((piece,)), deadline, stall)
+            except AnyTLSTimeout:
+                if deadline != AT_ONCE:
+                    raise
+                # It is encrypted, so it counts as sent: the rest goes before the next.
+            return len(piece)
+        finally:
+            self._writer.release()
+
+    def _look(self) -> bool:
+        if self._held:
+            return True
+        if not self._reader.acquire(blocking=False):
+            return self._inner._session.closed  # else another thread waits in it: nothing is there
+        try:
+            while True:
+                if not self._engine.drained:
+                    held = bytearray(1024)
+                    count = self._engine.decrypt_into(memoryview(held))
+                    if count == END:
+                        return True
+                    if count != NEED_INPUT:
+                        self._held = bytes(held[:count])
+                        return True
+                if not self._inner.is_readable():
+                    return False  # a late session ticket is no sign of a stale connection
+                self._fill(AT_ONCE)
+        except AnyTLSTimeout:
+            return False
+        except OSError:
+            return True  # the error is for the next read
+        finally:
+            self._reader.release()
+
+    def _stop_reading(self) -> None:
+        self._inner.shutdown(socket.SHUT_RD)
+
+    def _end(self) -> None:
+        self._inner.close()
+
+    def unwrap(self) -> AnyTLSSocket:
+        """End TLS with the target, waiting for its word, and return the plain stream beneath."""
+        self._check()
+        deadline = self._deadline()
+        while not self._engine.shutdown():
+            self._flush(deadline)
+            self._fill(deadline)
+        self._flush(deadline)
+        self._closed = True
+        return self._inner
+
+    def getpeername(self) -> tuple[str, int]:
+        """Return the target, as ``(host, port)``."""
+        return self._inner.getpeername()
+
+    def getsockname(self) -> tuple[object, ...]:
+        """Return the local TCP address of the session that carries the stream."""
+        return self._inner.getsockname()
+
+    def getpeercert(self, binary_form: bool = False) -> Any:
+        """Return the target's certificate, as ``ssl.SSLSocket.getpeercert``."""
+        return self._engine.ssl_object.getpeercert(binary_form)
+
+    def version(self) -> str | None:
+        """Return the TLS version, such as ``"TLSv1.3"``."""
+        return self._engine.ssl_object.version()
+
+    def cipher(self) -> tuple[str, str, int] | None:
+        """Return the cipher's name, its protocol version and its secret bits."""
+        return self._engine.ssl_object.cipher()
+
+    def selected_alpn_protocol(self) -> str | None:
+        """Return what ALPN chose, such as ``"h2"``."""
+        return self._engine.ssl_object.selected_alpn_protocol()
+
+    def __repr__(self) -> str:
+        return f"<AnyTLSTLSSocket {self.version()} over {self._inner!r}>"
