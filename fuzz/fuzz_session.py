@@ -154,7 +154,7 @@ def run_session(data: bytes, cut: int) -> tuple[object, ...]:
         kind = what & 0x1F
         if kind < 8:
             # Seldom more than a frame can carry: it takes long.
-            world.act(kind, 2 * MAX_DATA + 1 if number == 255 else number << (what >> 5))
+            world.act(kind, 2 * MAX_DATA + 1 if what >= 0xE0 and number == 255 else number << (what >> 5))
         elif kind < 16:  # bytes as they come, a frame cut anywhere among them
             world.feed(data[at : at + number])
             at += number
@@ -165,7 +165,7 @@ def run_session(data: bytes, cut: int) -> tuple[object, ...]:
                 body = data[at : at + number]
                 at += number
             else:
-                body = bytes(MAX_DATA if number == 255 else number << (what >> 5))
+                body = bytes(MAX_DATA if what >= 0xE0 and number == 255 else number << (what >> 5))
             world.feed(encode_frame(kind - 16, stream_id, body))
     return world.judge()
 
@@ -292,7 +292,7 @@ def seeds() -> list[bytes]:
         b"\x00" + opened + answers + user,
         b"\x01" + opened + user + answers,
         b"\x02" + opened + bytes((8, len(raw))) + raw + bytes((3, 0, 0, 0, 1, 0)),
-        b"\x03" + opened + bytes((0xF2, 255, 1, 3, 0, 0, 0, 1, 0)),
+        b"\x03" + opened + bytes((0xE2, 255, 0xF2, 255, 1, 3, 0, 0, 0, 1, 0)),
         b"\x04\x01\x00" + scheme,
         b"\x04\x00\x00stop=3\n1=9-9,c,65535-65535",
         b"\x05" + encode_address("example.org", 443),
@@ -317,7 +317,7 @@ def instrument(module: ModuleType, function: Callable[[FunctionType], object]) -
 
 def main() -> None:
     """Fuzz until libFuzzer ends the process."""
-    import atheris  # type: ignore[import-not-found,unused-ignore]  # has wheels for Linux only
+    import atheris  # type: ignore[import-not-found,import-untyped,unused-ignore]  # has wheels for Linux only
 
     logging.disable()  # a scheme that is cut says so in the log
     # By hand: atheris.instrument_imports would have to come before the imports above, which tests need too.

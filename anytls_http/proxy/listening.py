@@ -11,6 +11,7 @@ from .incoming import Credentials, shown
 
 
 def make_credentials(username: str | None, password: str | None) -> Credentials | None:
+    """Return what clients have to know, None when that is nothing. Raises :class:`ConfigError`."""
     if username is None and password is None:
         return None
     if not username or password is None:
@@ -21,6 +22,7 @@ def make_credentials(username: str | None, password: str | None) -> Credentials 
 
 
 def is_loopback(host: str) -> bool:
+    """Whether only programs of this machine can reach ``host``. Raises :class:`ConfigError` where it is none."""
     if not host:
         return False
     try:
@@ -33,6 +35,7 @@ def is_loopback(host: str) -> bool:
 
 
 def open_listener(address: tuple[str, int]) -> socket.socket:
+    """Return a listening socket that doesn't block. Raises ``OSError`` in plain words, and :class:`ConfigError`."""
     host, port = address
     if not 0 <= port <= 65535:
         raise ConfigError(f"listen: {port} is not a port")

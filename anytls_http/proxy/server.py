@@ -238,6 +238,9 @@ class LocalProxy:
 
     def _start(self, client: Incoming) -> None:
         with self._changed:
+            if self._closing:
+                client.close()
+                return
             if self._spare > len(self._waiting_for_thread) or self._threads >= MAX_THREADS:
                 self._waiting_for_thread.append(client)
                 self._work_waits.notify()

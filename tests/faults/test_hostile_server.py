@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import struct
 import threading
 import time
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from anytls_http import AnyTLSClient, AnyTLSTimeout, SessionClosed, StreamRefused
+from anytls_http import AnyTLSClient, AnyTLSSocket, AnyTLSTimeout, SessionClosed, StreamRefused
 from anytls_http.pool import rules
 from anytls_http.protocol.frames import MAX_DATA, Command, encode_frame
 from anytls_http.testing import AnyTLSServer, Site
@@ -34,6 +35,15 @@ def server() -> Iterator[AnyTLSServer]:
 def client(server: AnyTLSServer) -> Iterator[AnyTLSClient]:
     with AnyTLSClient(server.outbound()) as running:
         yield running
+
+
+def connected(target: Target, sock: AnyTLSSocket) -> socket.socket:
+    """Return the target's end of ``sock``, with the SYNACK received: what the test sends can't get before it."""
+    sock.sendall(b"x")
+    far = target.accept()
+    far.sendall(b"y")
+    assert read_exactly(sock, 1) == b"y"
+    return far
 
 
 @contextlib.contextmanager
@@ -90,8 +100,7 @@ FLOODS = {
 def test_a_flood_under_a_reader(client: AnyTLSClient, server: AnyTLSServer, kind: str, ended: Ended) -> None:
     """The reader's time-out is kept, and what the target sends arrives between the rubbish."""
     with Target() as target, client.create_connection(target.address, timeout=0.3) as sock:
-        sock.sendall(b"x")
-        far = target.accept()
+        far = connected(target, sock)
         with bounded_memory(), flooding(server, FLOODS[kind]):
             with takes(0.3, 0.3 + 5 * LATE), pytest.raises(AnyTLSTimeout):
                 sock.recv(10)
@@ -173,8 +182,7 @@ def test_padding_schemes(
 @pytest.mark.fault("alerts that are no UTF-8, hold control characters, are empty or endless")
 def test_alerts(client: AnyTLSClient, server: AnyTLSServer, text: bytes, words: str, ended: Ended) -> None:
     with Target() as target, client.create_connection(target.address, timeout=5) as sock:
-        sock.sendall(b"x")
-        target.accept()
+        connected(target, sock)
         server.send_frame(Command.ALERT, 0, text)
         with pytest.raises(SessionClosed) as caught:
             sock.recv(10)
@@ -202,8 +210,7 @@ def test_refusals(client: AnyTLSClient, server: AnyTLSServer, ended: Ended) -> N
 @pytest.mark.fault("SYNACK for the wrong stream, twice, and after data")
 def test_wrong_synacks(client: AnyTLSClient, server: AnyTLSServer, ended: Ended) -> None:
     with Target() as target, client.create_connection(target.address, timeout=0.3) as sock:
-        sock.sendall(b"x")
-        far = target.accept()
+        far = connected(target, sock)
         for stream in (0, 2, 1 << 31):
             server.send_frame(Command.SYNACK, stream, b"refused, says the wrong stream")
         with pytest.raises(AnyTLSTimeout):
@@ -256,8 +263,7 @@ def test_half_frames(
         client.create_connection(target.address, timeout=5, wait_open=True) as sock,
     ):
         sock.settimeout(0.3)
-        sock.sendall(b"x")
-        target.accept()
+        connected(target, sock)
         server.faults.answer_heartbeats = False
         time.sleep(0.05)
         server.send_raw(HALVES[kind])
@@ -276,8 +282,7 @@ def test_half_frames(
 @pytest.mark.fault("a session ended in the midst of a frame")
 def test_an_end_in_mid_frame(client: AnyTLSClient, server: AnyTLSServer, ended: Ended) -> None:
     with Target() as target, client.create_connection(target.address, timeout=5) as sock:
-        sock.sendall(b"x")
-        target.accept()
+        connected(target, sock)
         server.send_raw(encode_frame(Command.PSH, 1, b"12345678")[:-4])
         server.wait_for(lambda: True)
         assert read_exactly(sock, 4) == b"1234"
@@ -290,8 +295,7 @@ def test_an_end_in_mid_frame(client: AnyTLSClient, server: AnyTLSServer, ended: 
 @pytest.mark.fault("frames of one byte per TLS record")
 def test_a_drip(client: AnyTLSClient, server: AnyTLSServer, ended: Ended) -> None:
     with Target() as target, client.create_connection(target.address, timeout=5) as sock:
-        sock.sendall(b"x")
-        target.accept()
+        connected(target, sock)
         (session,) = server.live_sessions
         for byte in encode_frame(Command.PSH, 1, b"slow but sure") + encode_frame(Command.FIN, 1):
             session.send_raw(bytes([byte]))
