@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
-from .client import AnyTLSClient
+from .client import AnyTLSClient, create_connection
 from .config import AnyTLSOutbound
 from .datagrams import AnyTLSDatagram
 from .errors import (
@@ -55,6 +55,7 @@ __all__ = [
     "SessionInfo",
     "StreamRefused",
     "__version__",
+    "create_connection",
     "create_default_context",
 ]
 

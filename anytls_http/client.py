@@ -23,7 +23,7 @@ from .sockets import AnyTLSSocket
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["AnyTLSClient"]
+__all__ = ["AnyTLSClient", "create_connection"]
 
 #: What ``http.client`` hands on to the ``create_connection`` it was given where its own caller gave no time-out.
 _NOT_GIVEN: object = getattr(socket, "_GLOBAL_DEFAULT_TIMEOUT", ...)
@@ -159,3 +159,30 @@ def _seconds(timeout: float | EllipsisType | None) -> float | None:
     if timeout is _NOT_GIVEN or isinstance(timeout, EllipsisType):
         return socket.getdefaulttimeout()
     return timeout
+
+
+def create_connection(
+    address: tuple[str, int],
+    timeout: float | EllipsisType | None = ...,
+    source_address: None = None,
+    *,
+    tunnel: Mapping[str, Any] | AnyTLSOutbound | AnyTLSClient,
+    wait_open: bool = False,
+) -> AnyTLSSocket:
+    """Return a stream to ``address`` through ``tunnel``: a factory for libraries that take one.
+
+    ``functools.partial(anytls_http.create_connection, tunnel=client)`` has the shape of
+    ``socket.create_connection``. ``tunnel``: a client, whose pool is used and which stays open; or a
+    configuration, for a client of this one connection, which ends with it. Other arguments, and what is
+    raised, as :meth:`AnyTLSClient.create_connection`; :class:`ConfigError` too.
+    """
+    if isinstance(tunnel, AnyTLSClient):
+        return tunnel.create_connection(address, timeout, source_address, wait_open=wait_open)
+    client = AnyTLSClient(tunnel)
+    try:
+        sock = client.create_connection(address, timeout, source_address, wait_open=wait_open)
+    except BaseException:
+        client.close()
+        raise
+    sock._on_end = client.close
+    return sock

@@ -70,4 +70,6 @@ def _unknown(names: Iterable[str]) -> str:
 def _here() -> str:
     import ssl
 
-    return f"Python {'.'.join(map(str, sys.version_info[:3]))} with {' '.join(ssl.OPENSSL_VERSION.split()[:2])}"
+    return (
+        f"Python {'.'.join(map(str, sys.version_info[:3]))} with {' '.join(ssl.OPENSSL_VERSION.split()[:2])}"
+    )

@@ -6,8 +6,8 @@ import threading
 
 #: What a buffer is for; each is in use by one step of a call only.
 CIPHERTEXT, RECORD, INNER_CIPHERTEXT, PLAINTEXT = range(4)
-#: Bytes of each. One read of the session's ciphertext fills two of a reader's usual 64 KiB.
-SIZES = (128 * 1024, 16 * 1024, 64 * 1024, 64 * 1024)
+#: Bytes of each; measured (docs/performance.md): half of the first and third costs a few percent of a download.
+SIZES = (256 * 1024, 16 * 1024, 128 * 1024, 64 * 1024)
 
 _per_thread = threading.local()
 

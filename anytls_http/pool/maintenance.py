@@ -32,7 +32,14 @@ FIN_PATIENCE = 0.01
 #: Refill dials at a time; more wait for a free place.
 MAX_DIALS = 8
 
+#: Heartbeats that are due so soon after another one are sent together with it (seconds).
+BEAT_SLACK = 0.1
+
 _numbers = itertools.count(1)
+
+
+#: When, a number that keeps the order, on which session, what.
+Entry = tuple[float, int, Session, Callable[[Session, float], None]]
 
 
 class Maintenance:
@@ -47,11 +54,13 @@ class Maintenance:
         self._next_check = state.clock() + state.options.idle_session_check_interval
         self._next_fins = 0.0
         self._counter = itertools.count()
-        self._heap: list[tuple[float, int, Session, Callable[[Session, float], None]]] = []
+        self._heap: list[Entry] = []
 
     def next_due(self) -> float:
         """Return when :meth:`run_due` has something to do, if nothing else happens."""
         due = self._next_check
+        while self._heap and self._is_settled(self._heap[0]):
+            heapq.heappop(self._heap)  # waking up for it would cost more than all the rest of a heartbeat
         if self._heap:
             due = min(due, self._heap[0][0])
         if self._next_fins:
@@ -79,7 +88,8 @@ class Maintenance:
                 # Spread by jitter: sessions made together must not beat together.
                 self._at(now + state.options.heartbeat * state.rng.uniform(0.5, 1.0), session, self._beat)
         self._send_held_fins(now)
-        while self._heap and self._heap[0][0] <= now:
+        # One wake-up serves the heartbeats that are about to be due; a verdict never comes early.
+        while self._heap and (self._heap[0][0] <= now or self._is_beat_soon(self._heap[0], now)):
             _, _, session, act = heapq.heappop(self._heap)
             if not session.closed:
                 self._guarded(lambda s, act=act: act(s, now), session)  # type: ignore[misc]
@@ -164,6 +174,17 @@ class Maintenance:
                 self._guarded(Session.send_held_fin, state.held_fins.popleft())
             state.fins_tick = state.fins_tick or bool(state.held_fins)
         self._next_fins = now + FIN_PATIENCE if state.fins_tick else 0.0
+
+    def _is_settled(self, entry: Entry) -> bool:
+        """Whether nothing is left to do: the session has ended, or the heartbeat in question was answered."""
+        _, _, session, act = entry
+        return session.closed or (act == self._judge and session.heart_sent_at is None)
+
+    def _is_beat_soon(self, entry: Entry, now: float) -> bool:
+        heartbeat = self._state.options.heartbeat
+        if heartbeat is None or entry[3] != self._beat:
+            return False
+        return entry[0] <= now + min(BEAT_SLACK, heartbeat / 100)
 
     # -- heartbeats ------------------------------------------------------------------------------------
 

@@ -41,6 +41,8 @@ class AnyTLSSocket(StreamSocket):
         self._ended = False
         self._end_may_wait = True
         self._end_lock = threading.Lock()
+        #: Called when the stream has ended: what it alone has used goes with it.
+        self._on_end: Callable[[], None] | None = None
         #: Whether user data was written: from then on a failure may not be taken for a failed connect.
         self._user_data_sent = False
 
@@ -136,6 +138,8 @@ class AnyTLSSocket(StreamSocket):
                 return
             self._ended = True
         _end_stream(self._pool, self._session, self._end_may_wait)
+        if self._on_end is not None:
+            self._on_end()
 
     def start_tls(self, ssl_context: ssl.SSLContext, server_hostname: str | None = None) -> AnyTLSTLSSocket:
         """Do a TLS handshake with the target through the tunnel, within the socket's time-out.

@@ -83,12 +83,12 @@ def flooding(server: AnyTLSServer, data: bytes) -> Iterator[None]:
 
 FLOODS = {
     "Waste": encode_frame(Command.WASTE, 0, bytes(MAX_DATA)),
-    "HeartRequest": encode_frame(Command.HEART_REQUEST, 0) * 5000,
-    "HeartResponse": encode_frame(Command.HEART_RESPONSE, 0) * 5000,
+    "HeartRequest": encode_frame(Command.HEART_REQUEST, 0) * 1000,
+    "HeartResponse": encode_frame(Command.HEART_RESPONSE, 0) * 1000,
     "PSH for an unknown stream": encode_frame(Command.PSH, 4711, bytes(MAX_DATA)),
-    "empty PSH": encode_frame(Command.PSH, 1, b"") * 5000,
-    "SYNACK for the wrong stream": encode_frame(Command.SYNACK, 99, b"no") * 5000,
-    "FIN for the wrong stream": encode_frame(Command.FIN, 99) * 5000,
+    "empty PSH": encode_frame(Command.PSH, 1, b"") * 1000,
+    "SYNACK for the wrong stream": encode_frame(Command.SYNACK, 99, b"no") * 1000,
+    "FIN for the wrong stream": encode_frame(Command.FIN, 99) * 1000,
     "unknown commands": encode_frame(200, 7, bytes(1000)) * 50,
     "ServerSettings": encode_frame(Command.SERVER_SETTINGS, 0, b"v=2\n" * 1000) * 10,
     "UpdatePaddingScheme": encode_frame(Command.UPDATE_PADDING_SCHEME, 0, b"stop=3\n" + b"1=1-2,\n" * 9000),

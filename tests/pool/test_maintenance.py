@@ -563,7 +563,7 @@ def test_heartbeats_are_spread_by_jitter() -> None:
     sessions = pool.add_idle(50)
     pool.run_for(11)
     firsts = sorted(session.beats[0] for session in sessions)
-    assert len(set(firsts)) == 50
+    assert len(set(firsts)) > 20, "those due within a tenth of a second go together"
     assert firsts[0] > 1000 and firsts[-1] <= 1011
     assert firsts[-1] - firsts[0] > 4
 
