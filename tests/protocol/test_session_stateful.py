@@ -113,6 +113,16 @@ class SessionAndServer(RuleBasedStateMachine):
     def noise(self, command: int, size: int) -> None:
         self.way += encode_frame(command, 0, bytes(size))
 
+    @precondition(lambda self: not self.session.stream_id and not self.server_stream)
+    @rule(size=st.integers(1, 3000), arrives=st.integers(1, 3000))
+    def request(self, size: int, arrives: int) -> None:
+        """What happens most, in one step: else the draw seldom gets so far."""
+        self.open()
+        self.send(b"GET", 1)
+        self.acknowledge(False)
+        self.download(bytes(range(256)), -(-size // 256))
+        self._deliver(arrives)
+
     # The way between them.
 
     @rule(size=st.integers(1, 2000))

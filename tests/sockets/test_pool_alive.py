@@ -466,6 +466,6 @@ def test_sixteen_threads_on_one_client(server: AnyTLSServer, site: Site) -> None
         stats = client.stats()
         assert stats.active == 0
         assert stats.streams_opened == 16 * 20
-        # None was given up only because maintenance looked at it as its stream ended.
-        assert server.sessions_accepted <= 16
-        assert stats.closed["error"] == stats.closed["peer"] == 0
+        # None was given up, not even because maintenance looked at it as its stream ended. There may be more
+        # than threads: one that was left in mid-answer is drained before it is used again.
+        assert sum(stats.closed.values()) == 0, stats.closed
