@@ -199,7 +199,10 @@ class Maintenance:
             # A proof of life that its caller's deadline cut short is judged here too.
             if not session.may_be_mute():
                 self._judge(session, now)
-        elif session.send_heartbeat():
+            return
+        if session.has_stream:
+            session.look()  # what lies unread shows in whether a heartbeat may be sent
+        if not session.closed and session.send_heartbeat():
             sent = session.heart_sent_at
             if sent is not None:  # another thread may have read the answer already
                 self._at(sent + rules.HEARTBEAT_TIMEOUT, session, self._judge)

@@ -141,8 +141,12 @@ class SessionWriting(SessionCore):
     def send_heartbeat(self) -> bool:
         """Send a HeartRequest, if the connection takes it at once; False when it has to wait.
 
-        Never waits itself: a writer who is blocked has the role, and its data tells as much.
+        Never waits itself: a writer who is blocked has the role, and its data tells as much. Nor is anything
+        asked while data lies here that its reader leaves: the server may be blocked by that, and sing-box
+        ends a session on which its answer can't leave for 5 s.
         """
+        if self._protocol.payload_left and not self._reader_waits:
+            return False
         if self.closed or self._unusable or not self._writer.acquire(blocking=False):
             return False  # (nobody reads an unusable one)
         try:

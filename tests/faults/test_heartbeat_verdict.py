@@ -171,6 +171,25 @@ def test_a_server_that_is_rightly_mute(server: Server, in_earnest: bool, ended: 
             ended(text, fault=fault)
 
 
+def test_nothing_is_asked_while_data_lies_unread(ended: Ended) -> None:
+    """sing-box ends a session on which its answer to a heartbeat can't leave for 5 s (seen with ``--soak``)."""
+    with Embedded() as server, Target() as target, AnyTLSClient(server.outbound(heartbeat="50ms")) as client:
+        with client.create_connection(target.address, timeout=10) as sock:
+            sock.sendall(b"give")
+            far = target.accept()
+            assert read_exactly(far, 4) == b"give"
+            sending = Background(far.sendall, bytes(LARGE))
+            assert sock.recv(1) == b"\0"
+            time.sleep(0.3)  # everything on the way is full
+            before = server.heartbeats_received
+            time.sleep(0.5)
+            assert server.heartbeats_received == before
+            read_exactly(sock, LARGE - 1)
+            sending.result(10)
+            wait_until(lambda: server.heartbeats_received > before)
+        unharmed(client)
+
+
 class RecordingRelay(Relay):
     """Keeps what each connection sent to the server."""
 

@@ -41,6 +41,7 @@ class FakeSession:
     bytes_received: int = 0
     heart_sent_at: float | None = None
     unasked_bytes: int = 0
+    has_stream: bool = False
     closed: bool = False
     error: AnyTLSError | None = None
     closed_for: str = ""

@@ -81,7 +81,8 @@ class ReliabilityTable:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if not self._rows:
             return
-        rows = [row for rows in self._rows.values() for row in rows]
+        # Where several processes ran the tests, the files' results come mixed.
+        rows = [row for _, rows in sorted(self._rows.items(), key=_file) for row in rows]
         terminalreporter.section("faults: what was tried, and how it ended")
         for line in table(rows):
             terminalreporter.write_line(line)
@@ -130,6 +131,10 @@ def table(rows: list[Row]) -> list[str]:
         endings = "; ".join(slowest.values()).replace("|", "\\|")
         lines.append(f"| {fault} | {server} | {libraries} | {endings} |")
     return lines
+
+
+def _file(item: tuple[str, list[Row]]) -> str:
+    return item[0].partition("::")[0]
 
 
 class Ended(Protocol):

@@ -8,6 +8,7 @@ where a client connects, so that a leak anywhere in the suite is found.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Generator
 
 import pytest
@@ -28,7 +29,10 @@ class _Handler(logging.Handler):
         self._formatter = logging.Formatter("%(name)s %(message)s")
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = self._formatter.format(record)
+        try:
+            text = self._formatter.format(record)
+        except (TypeError, ValueError):  # arguments that don't fit: the handlers of the test complain
+            text = str(record.msg)
         if found_in(text) or found_in(repr(record.args)):
             self.leaks.append(f"{record.name}, {record.pathname}:{record.lineno}: {record.msg}")
 
@@ -38,6 +42,20 @@ class SecretsGuard:
 
     def __init__(self) -> None:
         self._handler = _Handler()
+
+    @property
+    def leaks(self) -> list[str]:
+        """Where passwords were found in log records."""
+        return self._handler.leaks
+
+    def look_at(self, record: logging.LogRecord) -> None:
+        """Look at one record, as at those of the suite."""
+        self._handler.emit(record)
+
+    def pytest_warning_recorded(self, warning_message: warnings.WarningMessage) -> None:
+        """A warning that is no error (see filterwarnings) counts for the test that is running."""
+        if found_in(str(warning_message.message)):
+            self._handler.leaks.append(f"a warning, {warning_message.filename}:{warning_message.lineno}")
 
     def pytest_sessionstart(self) -> None:
         logging.getLogger().addHandler(self._handler)
