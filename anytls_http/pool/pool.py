@@ -127,6 +127,8 @@ class Pool:
             silent = [s for s in self.state.sessions if s.heart_sent_at is None and s.is_silent()]
         for session in silent[:MAX_ASKED]:
             if session is not asked:
+                if session.has_stream:
+                    session.look()  # where data lies unread, nothing may be asked
                 session.send_heartbeat()
 
     def release(self, session: Session) -> None:

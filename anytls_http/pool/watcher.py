@@ -98,11 +98,15 @@ class _Epoll:
     def closed(self) -> bool:
         return self._epoll.closed
 
+    # A signal may have struck between a change here and that of the tables: then it is done already, or never was.
+
     def add(self, fd: int) -> None:
-        self._epoll.register(fd, select.EPOLLIN)
+        with contextlib.suppress(FileExistsError):
+            self._epoll.register(fd, select.EPOLLIN)
 
     def remove(self, fd: int) -> None:
-        self._epoll.unregister(fd)
+        with contextlib.suppress(FileNotFoundError):
+            self._epoll.unregister(fd)
 
     def wait(self, timeout: float) -> list[int]:
         # Milliseconds are rounded up: else a due time is met early, and the thread spins until it is.

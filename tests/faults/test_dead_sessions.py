@@ -114,6 +114,7 @@ class Scene:
             results = [threads.submit(act, self, way, count) for way, count in running]
             with contextlib.suppress(threading.BrokenBarrierError):
                 self._prepared.wait(20)
+            time.sleep(0.1)  # the servers' last words of the handshakes, which come after the client's
             self.road.block()
             time.sleep(pause)
             self._dead.set()

@@ -40,7 +40,7 @@ from anytls_http.testing.site import GREETING, body_bytes, body_sha256
 from tests.support.h2site import H2Site
 
 #: How much later than asked a time-out may come (seconds).
-LATE = 0.1
+LATE = 0.5  # of a machine that is busy; 0.1 s on a quiet one
 
 
 class Library:

@@ -426,10 +426,10 @@ def test_many_threads_while_the_file_changes(ca: trustme.CA, tmp_path: Path) -> 
 
 
 @pytest.fixture
-def roots_of(tmp_path: Path, ca: trustme.CA) -> Iterator[dict[str, str]]:
+def roots_of(tmp_path: Path, ca: trustme.CA) -> dict[str, str]:
     file = tmp_path / "roots.pem"
     ca.cert_pem.write_to_path(str(file))
-    yield {"file": str(file), "folder": str(tmp_path)}
+    return {"file": str(file), "folder": str(tmp_path)}
 
 
 def test_ssl_cert_file_as_in_httpx(

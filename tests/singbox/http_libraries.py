@@ -19,7 +19,7 @@ from anytls_http.testing import Site
 from tests.support.singbox import SingBoxServer
 
 #: How much later than its deadline a request may end (seconds); sing-box works on the same cores.
-LATE = 0.3
+LATE = 0.5  # of a machine that is busy; 0.1 s on a quiet one
 
 NAMES = ["httpx", "httpx2", "requests"]
 

@@ -35,7 +35,7 @@ pytestmark = skip_without_singbox
 #: Bytes of the long transfers.
 LONG = 100_000_000
 #: How much later than its deadline a call may return (seconds).
-LATE = 0.1
+LATE = 0.5  # of a machine that is busy; 0.1 s on a quiet one
 
 
 @pytest.fixture(scope="module")
