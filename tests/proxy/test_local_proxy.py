@@ -128,7 +128,7 @@ def test_a_thousand_idle_connections(
             sock = stack.enter_context(tunnel(proxy, "idle.test", 1))
             pairs.append((sock, stack.enter_context(listener.accept()[0])))
         assert proxy.connections == 1000
-        soon(lambda: sum(name.endswith("-client") for name in _thread_names()) == 0)
+        soon(lambda: sum(name.endswith("-client") for name in _thread_names()) == 0, 30)
         # The test server has threads for each; the proxy has none.
         assert len([name for name in _thread_names() if not name.startswith("anytls-test")]) <= len(mine) + 1
         assert threading.active_count() > before
