@@ -28,6 +28,7 @@ from anytls_http.net import scratch as scratch_module
 from anytls_http.net.tls import TLSConnection
 from anytls_http.pool.session import Session
 from anytls_http.protocol.session import ClientSession
+from anytls_http.sockets import tls as tls_module
 
 SIZE = 128 << 20
 
@@ -43,6 +44,21 @@ def buffer_of(purpose: int, size: int) -> Iterator[None]:
         mock.patch.object(scratch_module, "_per_thread", local),
     ):
         yield
+
+
+@contextlib.contextmanager
+def small_reads() -> Iterator[None]:
+    """Read the connection 16 KiB at a time."""
+    with (
+        mock.patch.object(scratch_module, "CIPHERTEXT_SIZE", 16384),
+        mock.patch.object(scratch_module, "_spare", []),
+    ):
+        yield
+
+
+def small_reads_of_tls() -> Any:
+    """Read the ciphertext of TLS in the tunnel 16 KiB at a time."""
+    return mock.patch.object(tls_module, "TLS_READ_SIZE", 16384)
 
 
 def without_held_fin() -> Any:
@@ -111,25 +127,20 @@ def main() -> None:
         (
             "records are read whole, not header by header",
             "small, kept-alive",
-            lambda: buffer_of(scratch_module.RECORD, 7),
+            lambda: buffer_of(scratch_module.DECRYPTED, 7),
             kept,
         ),
         (
             "the same",
             "download, http",
-            lambda: buffer_of(scratch_module.RECORD, 7),
+            lambda: buffer_of(scratch_module.DECRYPTED, 7),
             download(variants, "http"),
         ),
-        (
-            "256 KiB of ciphertext a read, not 16",
-            "download, http",
-            lambda: buffer_of(scratch_module.CIPHERTEXT, 16384),
-            download(variants, "http"),
-        ),
+        ("1 MiB of ciphertext a read, not 16 KiB", "download, http", small_reads, download(variants, "http")),
         (
             "128 KiB a read of TLS in the tunnel, not 16",
             "download, https",
-            lambda: buffer_of(scratch_module.INNER_CIPHERTEXT, 16384),
+            small_reads_of_tls,
             download(variants, "https"),
         ),
         (

@@ -1,15 +1,25 @@
-"""Buffers of the calling thread: sessions have none of their own, so that a thousand idle ones stay small."""
+"""Buffers that sessions have not of their own, so that a thousand idle ones stay small.
+
+Two of each thread, and large ones for reading ciphertext, which a thread needs for a moment only: those are
+lent, so that there are as many as are in use at once.
+"""
 
 from __future__ import annotations
 
 import threading
 
-#: What a buffer is for; each is in use by one step of a call only.
-CIPHERTEXT, RECORD, INNER_CIPHERTEXT, PLAINTEXT = range(4)
-#: Bytes of each; measured (docs/performance.md): half of the first and third costs a few percent of a download.
-SIZES = (256 * 1024, 16 * 1024, 128 * 1024, 64 * 1024)
+#: What a buffer of the thread is for; each is in use by one step of a call only.
+DECRYPTED, PLAINTEXT = range(2)
+#: Bytes of each; measured (docs/performance.md): half of the first costs a few percent of a download.
+SIZES = (128 * 1024, 64 * 1024)
+#: Bytes of a buffer for reading ciphertext. Large reads spare the kernel many small acknowledgements: with a quarter
+#: of it a download costs a tenth more CPU (docs/performance.md).
+CIPHERTEXT_SIZE = 1024 * 1024
+#: Most buffers for ciphertext that are kept for their next use.
+MAX_SPARE = 4
 
 _per_thread = threading.local()
+_spare: list[memoryview] = []
 
 
 def scratch(purpose: int) -> memoryview:
@@ -19,3 +29,17 @@ def scratch(purpose: int) -> memoryview:
     except AttributeError:
         _per_thread.views = [memoryview(bytearray(size)) for size in SIZES]
         return _per_thread.views[purpose]  # type: ignore[no-any-return]
+
+
+def borrow() -> memoryview:
+    """Return a buffer for ciphertext, which is the caller's until :func:`give_back`."""
+    try:
+        return _spare.pop()
+    except IndexError:
+        return memoryview(bytearray(CIPHERTEXT_SIZE))
+
+
+def give_back(buffer: memoryview) -> None:
+    """Give back what :func:`borrow` returned; one that is not given back is only lost."""
+    if len(_spare) < MAX_SPARE:
+        _spare.append(buffer)

@@ -21,7 +21,7 @@ from .acknowledged import unacknowledged, wait_acknowledged
 from .client_hello import Fragmentation
 from .contexts import TLSContexts, handshake_error
 from .handshake_errors import session_error
-from .scratch import CIPHERTEXT, PLAINTEXT, scratch
+from .scratch import PLAINTEXT, borrow, give_back, scratch
 from .tls_engine import TLSEngine
 from .waiting import AT_ONCE, ReadWaiter, wait_writable
 
@@ -32,16 +32,34 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
+#: Most ciphertext that the engine gets at once (bytes): OpenSSL's buffer keeps the size that it once had.
+FEED_SIZE = 128 * 1024
+NOTHING = memoryview(b"")
+
+
 class TLSConnection:
     """A TLS client connection: ``receive`` ciphertext, ``engine.decrypt_into``, ``write`` records."""
 
-    __slots__ = ("_eager", "_fd", "_input", "_sock", "_unsent", "engine", "local_address", "peer_address")
+    __slots__ = (
+        "_arrived",
+        "_borrowed",
+        "_eager",
+        "_fd",
+        "_input",
+        "_sock",
+        "_unsent",
+        "engine",
+        "local_address",
+        "peer_address",
+    )
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, server_hostname: str | None) -> None:
         self._sock = sock
         self._fd = sock.fileno()
         self._input = ReadWaiter(self._fd)
         self._eager = False
+        self._borrowed: memoryview | None = None
+        self._arrived = NOTHING  # read, in the borrowed buffer, and not yet given to the engine
         self._unsent: memoryview | None = None
         self.engine = TLSEngine(context, server_hostname, session_error)
         self.local_address = _address_or_none(sock.getsockname)
@@ -90,16 +108,32 @@ class TLSConnection:
 
         Raises :class:`AnyTLSTimeout` at ``deadline``, :class:`SessionClosed` when the connection broke.
         """
-        buffer = scratch(CIPHERTEXT)
+        if not self._arrived:
+            self._arrived = self._read(deadline)
+        piece = self._arrived[:FEED_SIZE]
+        if piece:
+            self.engine.feed(piece)
+        self._arrived = self._arrived[FEED_SIZE:]
+        if not self._arrived and self._borrowed is not None:
+            give_back(self._borrowed)
+            self._borrowed = None
+        return len(piece)
+
+    def _read(self, deadline: float | None) -> memoryview:
+        """Wait for ciphertext and return it, in the borrowed buffer."""
         try:
             if not self._eager:
                 # After a request the answer isn't there yet: polling first saves a failed read.
                 self._input.wait(deadline)
             while True:
+                # Not before the wait: who waits needs none.
+                buffer = self._borrowed = borrow()
                 try:
                     count = self._sock.recv_into(buffer)
                     break
                 except BlockingIOError:
+                    give_back(buffer)
+                    self._borrowed = None
                     self._eager = False
                     self._input.wait(deadline)
         except AnyTLSTimeout:
@@ -108,13 +142,11 @@ class TLSConnection:
             raise SessionClosed(f"the connection to the server broke: {_words(exc)}") from exc
         # Where much comes at once there is likely more: then read without asking first.
         self._eager = count > 8192
-        if count:
-            self.engine.feed(buffer[:count])
-        return count
+        return buffer[:count]
 
     def has_arrived(self) -> bool:
         """Whether :meth:`receive` would return at once. The caller holds the reader's role."""
-        return self._input.ready()
+        return bool(self._arrived) or self._input.ready()
 
     def write(
         self,
@@ -196,8 +228,9 @@ class TLSConnection:
         """
         with contextlib.suppress(OSError, ValueError):
             # Not receive(): another thread may be waiting in there.
-            while count := self._sock.recv_into(scratch(CIPHERTEXT)):
-                self.engine.feed(scratch(CIPHERTEXT)[:count])
+            self.engine.feed(self._arrived)
+            while data := self._sock.recv(FEED_SIZE):
+                self.engine.feed(data)
         try:
             while self.engine.decrypt_into(scratch(PLAINTEXT)) > 0:
                 pass
@@ -207,15 +240,16 @@ class TLSConnection:
             pass
         return None
 
-    def unread_in_kernel(self) -> int:
-        """Return the bytes of ciphertext that have arrived and were not read, as far as the system tells."""
+    def unread(self) -> int:
+        """Return the bytes of ciphertext that have arrived and were not decrypted, as far as the system tells."""
+        here = len(self._arrived)
         if fcntl is None:
-            return 0
+            return here
         try:
             answer = fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4))
         except OSError:
-            return 0
-        return int.from_bytes(answer, sys.byteorder)
+            return here
+        return here + int.from_bytes(answer, sys.byteorder)
 
     def unacknowledged(self) -> int:
         """Return the bytes sent that the server's TCP has not acknowledged yet, as far as the system tells."""

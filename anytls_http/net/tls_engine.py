@@ -12,7 +12,7 @@ from __future__ import annotations
 import ssl
 import threading
 from collections.abc import Callable, Iterable
-from typing import NoReturn, cast
+from typing import Any, NoReturn
 
 #: What :meth:`TLSEngine.decrypt_into` returns when more ciphertext is needed.
 NEED_INPUT = -1
@@ -75,7 +75,7 @@ class TLSEngine:
         """
         total = 0
         size = len(view)
-        read = cast(Callable[[int, memoryview], int], self.ssl_object.read)
+        read: Any = self.ssl_object.read  # into a buffer it returns the count
         with self._lock:
             try:
                 while True:

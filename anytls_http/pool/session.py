@@ -84,7 +84,7 @@ class Session(SessionReading):
             if not protocol.peer_closed and protocol.syn_sent and protocol.refusal is None:
                 if not self._parse_what_is_there():
                     raise self._ended()
-                unread = protocol.payload_left + self._tls.unread_in_kernel()
+                unread = protocol.payload_left + self._tls.unread()
                 if protocol.payload_left and not protocol.peer_closed and unread > MAX_UNREAD:
                     return False
                 more = self._more_is_coming()

@@ -208,8 +208,9 @@ class SessionCore:
 
     def _leave_reading(self) -> None:
         """Give the reader's role back; the thread's buffer is lent for as long only."""
-        if self._plain:
-            self._plain = memoryview(bytes(self._plain))
+        plain = self._plain
+        if plain and type(plain.obj) is not bytes:
+            self._plain = memoryview(bytes(plain))
         self._reader.release()
         self._after_role()
 

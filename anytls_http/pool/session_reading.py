@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from anytls_http.errors import AnyTLSError, AnyTLSTimeout, DialError, SessionClosed
-from anytls_http.net.scratch import RECORD, scratch
-from anytls_http.net.tls_engine import END, NEED_INPUT
+from anytls_http.net.scratch import DECRYPTED, scratch
+from anytls_http.net.tls_engine import END, NEED_INPUT, RECORD_SIZE
 from anytls_http.net.waiting import AT_ONCE, deadline_after, earlier, remaining
 from anytls_http.protocol.padding import PaddingScheme
 from anytls_http.protocol.session import Event, EventKind
@@ -13,8 +15,13 @@ from .events import logger
 from .session_core import OPEN
 from .session_writing import SessionWriting
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 #: Bytes that a look without waiting parses at the most, so that endless padding can't hold its caller.
 MAX_LOOK = 256 * 1024
+#: With less than this (bytes) still wanted, what was read is handed out: more would cost a record's leftover.
+MIN_ROOM = RECORD_SIZE // 2
 #: Reads from the connection that one call without waiting makes at the most.
 MAX_FILLS = 16
 
@@ -26,18 +33,21 @@ class SessionReading(SessionWriting):
 
     # -- the stream ------------------------------------------------------------------------------------
 
-    def receive(self, stream_id: int, view: memoryview, deadline: float | None) -> int:
-        """Fill ``view`` with what the stream has, waiting for the first byte only; return the count, 0 at its end.
+    def receive(
+        self, stream_id: int, size: int, take: Callable[[memoryview], object], deadline: float | None
+    ) -> int:
+        """Hand up to ``size`` bytes of the stream to ``take``, waiting for the first only; return the count.
 
-        Raises :class:`StreamRefused`, :class:`SessionClosed`, :class:`AuthenticationError`, or
-        :class:`AnyTLSTimeout` at ``deadline``.
+        0 is the stream's end. ``take`` gets one piece after the other, each valid during its call only. Raises
+        :class:`StreamRefused`, :class:`SessionClosed`, :class:`AuthenticationError`, or
+        :class:`AnyTLSTimeout` at ``deadline``, all with nothing taken.
         """
         if not self._reader.acquire(False) and not self._reader.acquire(timeout=remaining(deadline)):
             raise AnyTLSTimeout("timed out while another thread was reading")
         try:
             if not self._protocol.syn_sent and self._protocol.stream_id == stream_id:
                 self._send_opening(deadline)
-            count = self._receive(stream_id, view, deadline)
+            count = self._receive(stream_id, size, take, deadline)
         except AnyTLSTimeout:
             if not self._protocol.syn_sent:
                 self.poke_relay()  # another thread was writing: no event will tell of its end
@@ -54,35 +64,39 @@ class SessionReading(SessionWriting):
         self.bytes_received += count
         return count
 
-    def _receive(self, stream_id: int, view: memoryview, deadline: float | None) -> int:
+    def _receive(
+        self, stream_id: int, size: int, take: Callable[[memoryview], object], deadline: float | None
+    ) -> int:
         protocol = self._protocol
         engine = self._tls.engine
         total = 0
-        size = len(view)
         waits = 0
         while total < size and not self._unusable:
-            if protocol.payload_left and protocol.stream_id == stream_id:
-                plain = self._plain
+            left = protocol.payload_left
+            plain = self._plain
+            if left and protocol.stream_id == stream_id:
                 if plain:
-                    count = min(len(plain), protocol.payload_left, size - total)
-                    view[total : total + count] = plain[:count]
+                    piece = plain[: min(left, size - total)]
+                    take(piece)
+                    count = len(piece)
                     self._plain = plain[count:]
-                else:
-                    count = engine.decrypt_into(view[total : total + protocol.payload_left])
-                if count > 0:
-                    protocol.payload_left -= count
+                    protocol.payload_left = left - count
                     total += count
-                    if total < size and (self._plain or not engine.drained):
-                        continue
-                    break
+                    continue
+            elif total and self._over_or_dead():
+                break  # what was read is handed out; the end, or the error, is for the next call
             elif self._stream_is_over(stream_id):
                 break
-            else:
-                count = self._parse_one()
-                if count > 0:
-                    continue
+            elif plain:
+                self._parse_plain()
+                continue
+            if total and (engine.drained or size - total < MIN_ROOM):
+                break
+            count = self._decrypt(size - total)
+            if count > 0:
+                continue
             if total:
-                break  # what was read is handed out; the end, or the wait, is for the next call
+                break
             if count == END:
                 raise self._ended()
             # A server that sends without end what is nobody's data must not hold its reader past the deadline.
@@ -168,20 +182,35 @@ class SessionReading(SessionWriting):
                 self._tell("heartbeat", seconds=seconds)
         self.last_received = now
 
-    def _parse_one(self) -> int:
-        """Parse what is buffered up to the next payload, an event or the end of a record.
+    def _decrypt(self, wanted: int = 0) -> int:
+        """Decrypt a whole record, and up to ``wanted`` bytes where they are there.
 
-        Returns the bytes read or parsed, NEED_INPUT or END. A record is read whole: its frames are mostly
-        small, and each call of OpenSSL gives up the GIL. The caller holds the reader's role.
+        Returns the count, NEED_INPUT or END. In few large steps, since each call of OpenSSL gives up the GIL.
+        The caller holds the reader's role, and nothing decrypted is left.
         """
-        protocol = self._protocol
-        plain = self._plain
-        if not plain:
-            record = scratch(RECORD)
-            count = self._tls.engine.decrypt_into(record)
+        buffer = scratch(DECRYPTED)
+        if wanted < len(buffer):
+            buffer = buffer[: max(wanted, RECORD_SIZE)]
+        count = self._tls.engine.decrypt_into(buffer)
+        if count > 0:
+            self._plain = buffer[:count]
+        return count
+
+    def _parse_one(self) -> int:
+        """Decrypt where nothing is left of before, and parse up to the next payload, an event or the end of it.
+
+        Returns the bytes parsed, NEED_INPUT or END. The caller holds the reader's role.
+        """
+        if not self._plain:
+            count = self._decrypt()
             if count <= 0:
                 return count
-            plain = record[:count]
+        return self._parse_plain()
+
+    def _parse_plain(self) -> int:
+        """Parse what was decrypted up to the next payload, an event or the end of it; return the bytes parsed."""
+        protocol = self._protocol
+        plain = self._plain
         size = len(plain)
         event: Event | None = None
         acknowledged = protocol.acknowledged

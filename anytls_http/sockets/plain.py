@@ -68,10 +68,22 @@ class AnyTLSSocket(StreamSocket):
         return self._session.acknowledged
 
     def _read_into(self, view: memoryview, deadline: float | None) -> int:
+        filled = 0
+
+        def take(piece: memoryview) -> None:
+            nonlocal filled
+            end = filled + len(piece)
+            view[filled:end] = piece
+            filled = end
+
+        return self._read_pieces(len(view), take, deadline)
+
+    def _read_pieces(self, size: int, take: Callable[[memoryview], object], deadline: float | None) -> int:
+        """Hand up to ``size`` bytes to ``take``, in pieces that are valid during the call only."""
         if self._read_shut or self._ended:
             return self._nothing_to_read()
         try:
-            return self._session.receive(self._stream_id, view, deadline)
+            return self._session.receive(self._stream_id, size, take, deadline)
         except AnyTLSError:
             if self._read_shut:
                 return 0

@@ -9,7 +9,6 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from anytls_http.errors import AnyTLSError, AnyTLSTimeout
-from anytls_http.net.scratch import INNER_CIPHERTEXT, scratch
 from anytls_http.net.tls_engine import END, NEED_INPUT, TLSEngine
 from anytls_http.net.waiting import AT_ONCE, deadline_after, remaining
 from anytls_http.pool.session import MAX_FILLS
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Most plaintext that one write of TLS in the tunnel encrypts (bytes).
 TLS_WRITE_SIZE = 64 * 1024
+#: Most ciphertext of TLS in the tunnel that is read in one go (bytes).
+TLS_READ_SIZE = 128 * 1024
 
 
 class AnyTLSTLSSocket(StreamSocket):
@@ -99,12 +100,9 @@ class AnyTLSTLSSocket(StreamSocket):
             self._flush(deadline)
 
     def _fill(self, deadline: float | None) -> None:
-        buffer = scratch(INNER_CIPHERTEXT)
-        count = self._inner._read_into(buffer, deadline)
-        if count:
-            self._engine.feed(buffer[:count])
-        else:
-            self._engine.feed_end()
+        engine = self._engine
+        if not self._inner._read_pieces(TLS_READ_SIZE, engine.feed, deadline):
+            engine.feed_end()
 
     def _flush(self, deadline: float | None) -> None:
         """Send the ciphertext that is there. The caller holds the writer's role, or nobody else has the socket yet."""

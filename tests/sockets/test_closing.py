@@ -197,7 +197,7 @@ class TestCloseOfASocket:
                 get(sock, f"/bytes/{size}", close=False)
                 assert sock.recv(100).startswith(b"HTTP/1.1 200")
                 if size > 100_000:
-                    soon(lambda: sock._session._tls.unread_in_kernel() > 70_000)
+                    soon(lambda: sock._session._tls.unread() > 70_000)
             with takes(0, 1), client.create_connection(address, timeout=5) as sock:
                 assert get(sock).endswith(GREETING)
         # Little that is unread is read over; for much, a new session is cheaper.

@@ -455,7 +455,7 @@ class TestClosed:
             new.sendall(b"y")
             far = target.accept()
             with pytest.raises(SessionClosed):
-                session.receive(stream_id, memoryview(bytearray(1)), None)
+                session.receive(stream_id, 1, bytes, None)
             with pytest.raises(SessionClosed):
                 session.send(stream_id, memoryview(b"z"), None)
             far.sendall(b"answer")
