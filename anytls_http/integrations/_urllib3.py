@@ -28,7 +28,6 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
 from urllib3.poolmanager import PoolManager
-from urllib3.util.ssl_ import create_urllib3_context, resolve_cert_reqs, resolve_ssl_version
 
 from anytls_http.client import AnyTLSClient
 from anytls_http.errors import (
@@ -41,7 +40,8 @@ from anytls_http.errors import (
     StreamRefused,
 )
 from anytls_http.net.waiting import deadline_after
-from anytls_http.sockets import AnyTLSSocket, AnyTLSTLSSocket
+
+from ._urllib3_tls import TunnelContext, TunnelContexts
 
 #: Errors that the next try would only meet again.
 POINTLESS_TO_RETRY = (AuthenticationError, CertificateError, ClientClosed)
@@ -156,11 +156,15 @@ class TunnelHTTPConnection(HTTPConnection):
 class TunnelHTTPSConnection(TunnelHTTPConnection, HTTPSConnection):
     """A connection to an https target: TLS inside the tunnel, with urllib3's rules about certificates."""
 
+    def __init__(self, *args: Any, contexts: TunnelContexts, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._contexts = contexts
+
     def connect(self) -> None:
         """Open the stream and do the TLS handshake with the target."""
         given = self.ssl_context
-        # urllib3 writes into the context that it gets: each connection has one of its own.
-        self.ssl_context = TunnelContext(self._fresh_context() if given is None else given)  # type: ignore[assignment]
+        context = self._contexts.get(self) if given is None else TunnelContext(given)
+        self.ssl_context = context  # type: ignore[assignment]
         try:
             super().connect()
         except ssl.SSLError:
@@ -169,39 +173,6 @@ class TunnelHTTPSConnection(TunnelHTTPConnection, HTTPSConnection):
             self._raise_connect_error(exc)
         finally:
             self.ssl_context = given
-
-    def _fresh_context(self) -> ssl.SSLContext:
-        context = create_urllib3_context(
-            ssl_version=resolve_ssl_version(self.ssl_version),
-            ssl_minimum_version=self.ssl_minimum_version,
-            ssl_maximum_version=self.ssl_maximum_version,
-            cert_reqs=resolve_cert_reqs(self.cert_reqs),
-        )
-        if not (self.ca_certs or self.ca_cert_dir or self.ca_cert_data):
-            context.load_default_certs()
-        return context
-
-
-class TunnelContext:
-    """An ``ssl.SSLContext`` for urllib3 whose ``wrap_socket`` puts TLS on a socket of the tunnel."""
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        object.__setattr__(self, "_context", context)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._context, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._context, name, value)
-
-    def wrap_socket(self, sock: AnyTLSSocket, server_hostname: str | None = None) -> AnyTLSTLSSocket:
-        """Do the TLS handshake with the target, within the socket's time-out."""
-        try:
-            return sock.start_tls(self._context, server_hostname)
-        except ssl.SSLError:
-            raise  # the one about certificates is a ValueError too
-        except ValueError as exc:
-            raise ssl.SSLError(f"{server_hostname!r} can't be the name in a certificate: {exc}") from exc
 
 
 class TunnelHTTPConnectionPool(HTTPConnectionPool):
@@ -223,7 +194,7 @@ class TunnelPoolManager(PoolManager):
         super().__init__(num_pools, **connection_pool_kw)
         classes: dict[str, Any] = {
             "http": functools.partial(TunnelHTTPConnectionPool, tunnel=tunnel),
-            "https": functools.partial(TunnelHTTPSConnectionPool, tunnel=tunnel),
+            "https": functools.partial(TunnelHTTPSConnectionPool, tunnel=tunnel, contexts=TunnelContexts()),
         }
         self.pool_classes_by_scheme = classes
 

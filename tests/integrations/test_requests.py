@@ -303,6 +303,69 @@ def test_assert_hostname(server: AnyTLSServer, tls_site: Site, ca_file: str) -> 
             session.get(tls_site.url, verify=ca_file)
 
 
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return the calls by which certificate authorities were read for the target's certificate, so far."""
+    calls: list[Any] = []
+    real = ssl.SSLContext.load_verify_locations
+
+    def load(self: ssl.SSLContext, *args: Any) -> None:
+        calls.append(args[0])
+        real(self, *args)
+
+    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", load)
+    return calls
+
+
+def test_authorities_are_read_once(http: Any, server: AnyTLSServer, tls_site: Site, loads: list[Any]) -> None:
+    server.routes["127.0.0.1", 443] = ("127.0.0.1", tls_site.port)
+    closing = {"Connection": "close"}
+    http.get(tls_site.url, headers=closing)  # the tunnel's own are read too
+    loads.clear()
+    for url in (tls_site.url, "https://127.0.0.1/", tls_site.url):
+        assert http.get(url, headers=closing).content == GREETING
+    assert server.streams_opened == 4
+    assert not loads
+
+
+def test_each_setting_has_a_context_of_its_own(http: Any, tls_site: Site) -> None:
+    closing = {"Connection": "close"}
+    assert http.get(tls_site.url, headers=closing).content == GREETING
+    with pytest.warns(urllib3.exceptions.InsecureRequestWarning):
+        assert http.get(tls_site.url, headers=closing, verify=False).content == GREETING
+    with pytest.raises(requests.exceptions.SSLError, match="certificate verify failed"):
+        http.get(tls_site.url, headers=closing, verify=requests.certs.where())
+    assert http.get(tls_site.url, headers=closing).content == GREETING
+
+
+def test_a_changed_ca_file_counts_from_the_next_connection(
+    http: Any, tls_site: Site, ca_file: str, tmp_path: Path
+) -> None:
+    closing = {"Connection": "close"}
+    path = tmp_path / "authorities.pem"
+    path.write_text(Path(ca_file).read_text())
+    assert http.get(tls_site.url, headers=closing, verify=str(path)).content == GREETING
+    path.write_text(make_certificate("localhost").ca_pem)
+    with pytest.raises(requests.exceptions.SSLError, match="certificate verify failed"):
+        http.get(tls_site.url, headers=closing, verify=str(path))
+
+
+def test_settings_that_fail_are_not_kept(http: Any, tls_site: Site, tmp_path: Path) -> None:
+    path = tmp_path / "authorities.pem"
+    path.write_text("no certificate")
+    for _ in range(2):
+        with pytest.raises(OSError, match="invalid path|X509|NO_CERTIFICATE|PEM"):
+            http.get(tls_site.url, verify=str(path))
+
+
+def test_a_context_can_be_had_by_many_threads_at_once(http: Any, tls_site: Site) -> None:
+    def get(_: int) -> bytes:
+        return bytes(http.get(tls_site.url, headers={"Connection": "close"}).content)
+
+    with ThreadPoolExecutor(16) as pool:
+        assert set(pool.map(get, range(64))) == {GREETING}
+
+
 def test_own_ssl_context(server: AnyTLSServer, tls_site: Site, certificate: Certificate) -> None:
     context = certificate.client_context()
 
