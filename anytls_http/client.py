@@ -89,11 +89,11 @@ class AnyTLSClient:
         deadline = AT_ONCE if seconds == 0 else deadline_after(seconds)
         if watched():
             with step("open_stream", target=(host, port)) as found:
-                session = self._pool.acquire(deadline)
-                found["session"], found["reused"] = session.sequence, session.streams_opened > 0
+                lease = self._pool.acquire(deadline)
+                found["session"], found["reused"] = lease.session.sequence, lease.session.streams_opened > 0
         else:
-            session = self._pool.acquire(deadline)
-        sock = AnyTLSSocket(self._pool, session, (host, port), encoded, seconds)
+            lease = self._pool.acquire(deadline)
+        sock = AnyTLSSocket(self._pool, lease, (host, port), encoded, seconds)
         if wait_open:
             try:
                 sock._wait_open(deadline, VERSION_1_AFTER)

@@ -41,6 +41,7 @@ class TLSConnection:
     """A TLS client connection: ``receive`` ciphertext, ``engine.decrypt_into``, ``write`` records."""
 
     __slots__ = (
+        "__weakref__",
         "_arrived",
         "_borrowed",
         "_eager",

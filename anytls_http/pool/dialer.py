@@ -13,6 +13,7 @@ from anytls_http.net.tls import TLSConnection
 from anytls_http.net.waiting import deadline_after, earlier
 from anytls_http.protocol.session import ClientSession
 
+from .lease import Lease
 from .session import Session
 from .state import PoolState
 
@@ -20,8 +21,8 @@ from .state import PoolState
 CLIENT_NAME = f"anytls_http/{__version__}"
 
 
-def dial(state: PoolState, created_for: str, deadline: float | None) -> Session:
-    """Return a new session, authenticated as far as the client can tell: the server says nothing to that.
+def dial(state: PoolState, created_for: str, deadline: float | None) -> Lease:
+    """Return the lease of a new session, authenticated as far as the client can tell: the server says nothing to that.
 
     Capped by the outbound's ``connect_timeout`` and ``tls.handshake_timeout``. Raises :class:`DialError`,
     :class:`CertificateError`, :class:`ClientClosed`, or :class:`AnyTLSTimeout` at ``deadline``
@@ -30,9 +31,9 @@ def dial(state: PoolState, created_for: str, deadline: float | None) -> Session:
     outbound = state.outbound
     try:
         with step("dial", server=outbound.server, port=outbound.server_port) as found:
-            session = _dial(state, created_for, deadline)
-            found["session"] = session.sequence
-            return session
+            lease = _dial(state, created_for, deadline)
+            found["session"] = lease.session.sequence
+            return lease
     except AnyTLSError as exc:
         if not isinstance(exc, ClientClosed):
             with state.lock:
@@ -51,7 +52,7 @@ def _connect(state: PoolState, deadline: float | None) -> socket.socket:
         return state.connect(server, port, deadline, lambda: state.closed)
 
 
-def _dial(state: PoolState, created_for: str, deadline: float | None) -> Session:
+def _dial(state: PoolState, created_for: str, deadline: float | None) -> Lease:
     outbound = state.outbound
     started = time.monotonic()
     try:
@@ -84,6 +85,7 @@ def _dial(state: PoolState, created_for: str, deadline: float | None) -> Session
         protocol = ClientSession(outbound.password, state.scheme, client, state.rng)
         # One record, together with the last flight of the handshake: one system call, no round trip.
         tls.write([protocol.authentication()], handshake_deadline)
+        lease = Lease(state, Session(state, tls, protocol, state.next_sequence(), connected - started))
     except BaseException:
         # The last one to look closes it: nobody else can be inside by now.
         if tls is not None:
@@ -93,6 +95,5 @@ def _dial(state: PoolState, created_for: str, deadline: float | None) -> Session
             raise ClientClosed("the client was closed") from None
         raise
     state.dial_over(tls)
-    session = Session(state, tls, protocol, state.next_sequence(), connected - started)
-    state.add(session, created_for, time.monotonic() - started)
-    return session
+    state.add(lease.session, created_for, time.monotonic() - started)
+    return lease

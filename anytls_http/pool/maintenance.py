@@ -20,6 +20,7 @@ from anytls_http.errors import AnyTLSError, ClientClosed, SessionClosed
 
 from . import rules
 from .dialer import dial
+from .lease import Lease
 from .session import Session
 from .state import PoolState
 from .watcher import Watcher
@@ -34,6 +35,9 @@ MAX_DIALS = 8
 
 #: Heartbeats that are due so soon after another one are sent together with it (seconds).
 BEAT_SLACK = 0.1
+
+#: How long somebody may still be inside a session that has ended (seconds): the end wakes whoever waits there.
+ROLE_PATIENCE = 5.0
 
 _numbers = itertools.count(1)
 
@@ -82,6 +86,8 @@ class Maintenance:
         now = state.clock()
         while state.drains:
             self._guarded(self._begin_drain, state.drains.popleft())
+        while state.lost:
+            self._at(now + ROLE_PATIENCE, state.lost.popleft(), self._release)
         while state.newcomers:
             session = state.newcomers.popleft()
             if state.options.heartbeat is not None:
@@ -90,8 +96,9 @@ class Maintenance:
         self._send_held_fins(now)
         # One wake-up serves the heartbeats that are about to be due; a verdict never comes early.
         while self._heap and (self._heap[0][0] <= now or self._is_beat_soon(self._heap[0], now)):
-            _, _, session, act = heapq.heappop(self._heap)
-            if not session.closed:
+            entry = heapq.heappop(self._heap)
+            _, _, session, act = entry
+            if not self._is_settled(entry):
                 self._guarded(lambda s, act=act: act(s, now), session)  # type: ignore[misc]
         if now >= self._next_check:
             self._next_check = now + state.options.idle_session_check_interval
@@ -178,7 +185,19 @@ class Maintenance:
     def _is_settled(self, entry: Entry) -> bool:
         """Whether nothing is left to do: the session has ended, or the heartbeat in question was answered."""
         _, _, session, act = entry
+        if act == self._release:
+            return session.is_released
         return session.closed or (act == self._judge and session.heart_sent_at is None)
+
+    def _release(self, session: Session, now: float) -> None:
+        """An interrupt has left a role held, and with it the descriptor open."""
+        session.release()
+
+    def release_lost(self) -> None:
+        """Release at once what waits for that: it is the end of the client."""
+        waiting = [session for _, _, session, act in self._heap if act == self._release]
+        for session in (*waiting, *self._state.lost):
+            session.release()
 
     def _is_beat_soon(self, entry: Entry, now: float) -> bool:
         heartbeat = self._state.options.heartbeat
@@ -285,17 +304,18 @@ def _dial_wanted(state: PoolState) -> None:
                 state.dial_threads -= 1
                 return
             state.dials_wanted -= 1
-        session: Session | None = None
+        lease: Lease | None = None
         error: AnyTLSError | None = None
         try:
-            session = dial(state, "ensure_idle", None)
+            lease = dial(state, "ensure_idle", None)
         except AnyTLSError as exc:
             error = exc
         except Exception as exc:  # the count of dials in flight must come down, whatever happened
             logger.exception("[%s] dialling a warm session failed", state.name)
             error = SessionClosed(f"dialling failed: {type(exc).__name__}")
-        if session is not None:
-            state.put_idle(session)
+        if lease is not None:
+            state.put_idle(lease.session)
+            lease = None
         with state.lock:
             state.dialing -= 1
             if error is not None and not state.closed:
@@ -315,12 +335,14 @@ def start(state: PoolState, pool: object) -> threading.Thread:
         name=f"anytls-maintenance-{next(_numbers)}",
         daemon=True,
     )
+    # Before it runs: were an interrupt to come in between, nobody could wake it.
+    state.attach(watcher, watcher.wake_writer)
     try:
         thread.start()
     except RuntimeError:
+        state.detach(watcher)
         watcher.close()
         raise
-    state.attach(watcher, watcher.wake_writer)
     return thread
 
 
@@ -328,7 +350,8 @@ def _run(state: PoolState, pool: weakref.ref[object], watcher: Watcher) -> None:
     maintenance = Maintenance(state)
     try:
         ready: list[Session] = []
-        while pool() is not None and not state.closed:
+        # Another watcher: an interrupt came before this thread was known, and so there is another one.
+        while pool() is not None and not state.closed and state.watcher is watcher:
             maintenance.run_due(ready)
             ready = []
             timeout = max(0.0, maintenance.next_due() - time.monotonic())
@@ -336,7 +359,8 @@ def _run(state: PoolState, pool: weakref.ref[object], watcher: Watcher) -> None:
     except Exception:
         logger.exception("[%s] the maintenance thread failed", state.name)
     finally:
-        state.detach()
+        state.detach(watcher)
+        maintenance.release_lost()
         if pool() is None:  # dropped without close()
             for session in state.close():
                 session.close("client_closed", ClientClosed("the client is gone"))

@@ -11,13 +11,14 @@ import weakref
 from collections.abc import Callable
 
 from anytls_http.config import AnyTLSOutbound
-from anytls_http.errors import AnyTLSTimeout, ClientClosed
+from anytls_http.errors import AnyTLSError, AnyTLSTimeout, ClientClosed, SessionClosed
 from anytls_http.net.steps import step
 from anytls_http.net.waiting import remaining
 
 from . import maintenance
 from .dialer import dial
 from .events import EventHooks
+from .lease import Lease
 from .session import Session
 from .state import Connect, PoolState
 from .stats import PoolStats, SessionInfo
@@ -68,8 +69,8 @@ class Pool:
                 )
             self._started = True
 
-    def acquire(self, deadline: float | None) -> Session:
-        """Return a session without open stream, for the caller alone; dial one where none is fit.
+    def acquire(self, deadline: float | None) -> Lease:
+        """Return the lease of a session without open stream, for the caller alone; dial one where none is fit.
 
         A session that was silent for long proves that it lives before data is trusted to it. Raises
         as ``dialer.dial``.
@@ -78,18 +79,22 @@ class Pool:
             self.start()
         state = self.state
         while True:
-            session = state.take_newest_idle()
-            if session is None and state.draining:
+            lease = state.take_newest_idle()
+            if lease is None and state.draining:
                 state.await_drained(deadline)
-                session = state.take_newest_idle()
-            if session is None:
+                lease = state.take_newest_idle()
+            if lease is None:
                 return dial(state, "demand", deadline)
+            session = lease.session
             try:
                 # What the server has sent meanwhile, its end above all, is here already.
                 if session.look() and self.prove_alive(session, deadline):
-                    return session
-            except BaseException:  # a time-out, or an interrupt: the session isn't lost
+                    return lease
+            except AnyTLSError:  # a time-out: the session isn't lost
                 state.put_idle(session)
+                raise
+            except BaseException:  # an interrupt, wherever in the session
+                session.close("error", SessionClosed("the session's user was interrupted"))
                 raise
 
     def prove_alive(self, session: Session, deadline: float | None) -> bool:

@@ -10,6 +10,7 @@ and the last one out closes the descriptor.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
@@ -22,6 +23,7 @@ from . import rules
 from .events import Event as PoolEvent
 
 if TYPE_CHECKING:
+    from .lease import Lease
     from .session import Session
     from .state import PoolState
 
@@ -66,6 +68,7 @@ class SessionCore:
         "idle_since",
         "last_received",
         "last_upload",
+        "lease",
         "round_trip",
         "sequence",
         "streams_opened",
@@ -94,6 +97,7 @@ class SessionCore:
         self._drained_by = 0  # the answer, by its number, that comes after all that an ended stream has left
         self._on_input: Callable[[], None] | None = None  # set while a relay watches the descriptor
 
+        self.lease: weakref.ref[Lease] | None = None  #: its user's
         self.sequence = sequence
         self.created_at = now
         self.expires_at = None if lifetime is None else now + lifetime
@@ -290,6 +294,17 @@ class SessionCore:
         self._tls.shutdown()
         self._descriptor = MAY_CLOSE
         self._after_role()
+
+    @property
+    def is_released(self) -> bool:
+        """Whether the descriptor is closed."""
+        return self._descriptor == CLOSED
+
+    def release(self) -> None:
+        """Close the descriptor of a session that has ended, although a role is held: by an interrupted thread."""
+        if self._descriptor == MAY_CLOSE and self._on_input is None:
+            self._descriptor = CLOSED
+            self._tls.close()
 
     def close_inherited(self) -> None:
         """In a forked child: forget the session without a word to the server or the parent."""

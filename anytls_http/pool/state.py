@@ -17,17 +17,19 @@ import random
 import socket
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from anytls_http.config import AnyTLSOutbound
-from anytls_http.errors import AnyTLSError, ClientClosed
+from anytls_http.errors import AnyTLSError, ClientClosed, SessionClosed
 from anytls_http.net.contexts import TLSContexts
 from anytls_http.protocol.padding import DEFAULT_SCHEME, PaddingScheme
 
 from . import rules
 from .events import Event, EventDispatcher, EventHooks
+from .lease import Lease
 from .stats import CLOSED_BY, CREATED_FOR, PoolStats, SessionInfo
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ class PoolState:
         self.idle: list[Session] = []  #: ordered by sequence, the newest last
         self.sessions: set[Session] = set()
         self.draining: set[Session] = set()  #: ended in mid-transfer, until all of it has come
-        self._handshaking: set[TLSConnection] = set()
+        self._handshaking: weakref.WeakSet[TLSConnection] = weakref.WeakSet()  # an interrupt ends them unseen
         self.warm_target = self.options.ensure_idle_session
         self.dialing = 0  #: refill dials in flight, those that wait for a thread too
         self.dials_wanted = 0  #: of them, those that no thread has begun
@@ -101,6 +103,7 @@ class PoolState:
         self.newcomers: deque[Session] = deque()
         self.held_fins: deque[Session] = deque()
         self.drains: deque[Session] = deque()
+        self.lost: deque[Session] = deque()
         self.fins_tick = False  #: the maintenance thread looks after them, soon and again
         self.watcher: Watcher | None = None
         self._wake: socket.socket | None = None
@@ -110,17 +113,19 @@ class PoolState:
     def attach(self, watcher: Watcher, wake: socket.socket) -> None:
         """The maintenance thread is there: from now on it watches the idle sessions."""
         with self.lock:
+            self.wake_maintenance()  # the one before, if there is one: its time is over
             self.watcher = watcher
             self._wake = wake
             idle = list(self.idle)
         for session in idle:
             watcher.watch(session)
 
-    def detach(self) -> None:
-        """The maintenance thread has ended."""
+    def detach(self, watcher: Watcher) -> None:
+        """The maintenance thread that waits on ``watcher`` has ended."""
         with self.lock:
-            self.watcher = None
-            self._wake = None
+            if self.watcher is watcher:
+                self.watcher = None
+                self._wake = None
 
     def wake_maintenance(self) -> None:
         """Make the maintenance thread look again; safe from a finalizer (no lock, never blocks)."""
@@ -181,19 +186,22 @@ class PoolState:
         if self.options.heartbeat is not None:
             self.wake_maintenance()
 
-    def take_newest_idle(self) -> Session | None:
+    def take_newest_idle(self) -> Lease | None:
         """Take the idle session with the highest sequence number, None when there is none."""
+        lease: Lease | None = None
         with self.lock:
             if self.closed:
                 raise ClientClosed("the client is closed")
-            session = self.idle.pop() if self.idle else None
+            if self.idle:
+                lease = Lease(self, self.idle[-1])  # first: an interrupt may come before the next line
+                self.idle.pop()
             watcher = self.watcher
             refill = self.refill_size(self.clock()) > 0
-        if session is not None and watcher is not None:
-            watcher.unwatch(session)
+        if lease is not None and watcher is not None:
+            watcher.unwatch(lease.session)
         if refill:
             self.wake_maintenance()
-        return session
+        return lease
 
     def put_idle(self, session: Session) -> None:
         """Put a session without open stream back; by the age rule it may be closed instead."""
@@ -204,12 +212,18 @@ class PoolState:
             if not (self.closed or expired or session.closed):
                 session.idle_since = now
                 bisect.insort(self.idle, session, key=_sequence)
+                session.lease = None
                 self.changed.notify_all()
         if self.closed:
             session.close("client_closed")
         elif expired:
             session.close("max_age")
-        elif watcher is None:
+        else:
+            self._look_after(session, watcher)
+
+    def _look_after(self, session: Session, watcher: Watcher | None) -> None:
+        """Have an idle session watched, and its last stream's FIN sent if no next stream takes it along."""
+        if watcher is None:
             session.send_held_fin()
         elif not session.closed:
             watcher.watch(session)
@@ -219,10 +233,29 @@ class PoolState:
                     self.fins_tick = True
                     self.wake_maintenance()
 
+    def reclaim(self, session: Session, lease: weakref.ref[Lease]) -> None:
+        """Close a session whose ``lease`` has died, unless it was given back or taken anew since."""
+        with self.lock:
+            if session.lease is not lease:
+                return
+            session.lease = None
+            is_idle = session in self.idle
+            is_draining = session in self.draining
+            watcher = self.watcher
+        if is_idle:
+            self._look_after(session, watcher)  # the interrupt came before that
+        elif is_draining:
+            self.drain(session)
+        else:
+            session.close("error", SessionClosed("the session's user was interrupted"))
+            if not session.is_released:
+                self.lost.append(session)
+
     def drain(self, session: Session) -> None:
         """Let the maintenance thread read what an ended stream has left, and put the session back after it."""
         with self.lock:
             self.draining.add(session)
+            session.lease = None
         self.drains.append(session)
         self.wake_maintenance()
 
@@ -322,6 +355,7 @@ class PoolState:
         self.newcomers.clear()
         self.held_fins.clear()
         self.drains.clear()
+        self.lost.clear()
         self.draining.clear()
         self.fins_tick = False
         self.warm_target = self.options.ensure_idle_session

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
 
+    from anytls_http.pool.lease import Lease
     from anytls_http.pool.pool import Pool
-    from anytls_http.pool.session import Session
 
 
 class AnyTLSSocket(StreamSocket):
@@ -31,11 +31,12 @@ class AnyTLSSocket(StreamSocket):
     """
 
     def __init__(
-        self, pool: Pool, session: Session, address: tuple[str, int], encoded: bytes, timeout: float | None
+        self, pool: Pool, lease: Lease, address: tuple[str, int], encoded: bytes, timeout: float | None
     ) -> None:
         super().__init__(timeout)
         self._pool = pool
-        self._session = session
+        self._lease: Lease | None = lease
+        self._session = session = lease.session
         self._address = address
         self._stream_id = session.open_stream(encoded, f"{address[0]}:{address[1]}")
         self._ended = False
@@ -107,6 +108,7 @@ class AnyTLSSocket(StreamSocket):
 
     def _hand_over(self) -> Self:
         owner = super()._hand_over()
+        self._lease = None
         self._ended = True
         return owner
 
@@ -148,8 +150,10 @@ class AnyTLSSocket(StreamSocket):
         with self._end_lock:
             if self._ended:
                 return
+            lease, self._lease = self._lease, None  # an interrupt from here on ends the lease with this call
             self._ended = True
-        _end_stream(self._pool, self._session, self._end_may_wait)
+        if lease is not None:
+            _end_stream(self._pool, lease, self._end_may_wait)
         if self._on_end is not None:
             self._on_end()
 
@@ -174,7 +178,10 @@ class AnyTLSSocket(StreamSocket):
             # A finalizer may run inside any lock: the maintenance thread ends the stream.
             self._ended = True
             state = self._pool.state
-            state.abandoned.append(functools.partial(_end_stream, self._pool, self._session, may_wait=False))
+            if self._lease is not None:
+                state.abandoned.append(
+                    functools.partial(_end_stream, self._pool, self._lease, may_wait=False)
+                )
             state.wake_maintenance()
             # The last thing to do: where warnings are errors, it raises.
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
@@ -185,6 +192,6 @@ class AnyTLSSocket(StreamSocket):
         return f"<AnyTLSSocket to {host}:{port}, {state}, session #{self._session.sequence}>"
 
 
-def _end_stream(pool: Pool, session: Session, may_wait: bool = True) -> None:
-    if session.end_stream(may_wait):
-        pool.release(session)
+def _end_stream(pool: Pool, lease: Lease, may_wait: bool = True) -> None:
+    if lease.session.end_stream(may_wait):
+        pool.release(lease.session)

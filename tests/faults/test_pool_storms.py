@@ -136,7 +136,7 @@ def test_a_slow_dial_delays_nobody_else(server: Server, site: Site, ended: Ended
         dialling = Background(client.create_connection, ("127.0.0.1", site.port), timeout=1.5)
         wait_until(lambda: relay.connections == 2)
         # The other session comes back, and is used meanwhile.
-        client._pool.release(first)
+        client._pool.release(first.session)
         slowest = 0.0
         with way_of("socket").open(client, 5) as http:
             for _ in range(20):

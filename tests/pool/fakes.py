@@ -56,6 +56,10 @@ class FakeSession:
     looks: int = 0
     has_held_fin: bool = False
     on_look: Callable[[FakeSession], None] | None = None
+    lease: Any = None
+    #: The lease, held for as long as the session is in use.
+    taken_by: Any = None
+    is_released: bool = True
 
     def __post_init__(self) -> None:
         self.created_at = self.idle_since = self.state.clock()
@@ -77,6 +81,9 @@ class FakeSession:
 
     def send_held_fin(self) -> None:
         self.has_held_fin = False
+
+    def release(self) -> None:
+        self.is_released = True
 
     def may_be_mute(self) -> bool:
         return self.mute
@@ -166,7 +173,12 @@ class FakePool:
         self.state.put_idle(session.as_session)
 
     def take(self) -> FakeSession | None:
-        return cast("FakeSession | None", self.state.take_newest_idle())
+        lease = self.state.take_newest_idle()
+        if lease is None:
+            return None
+        session = cast(FakeSession, lease.session)
+        session.taken_by = lease  # as its user would hold it
+        return session
 
     def dial_succeeds(self, **attributes: Any) -> FakeSession:
         """The end of a refill dial, as the dialling thread leaves it."""

@@ -853,7 +853,7 @@ def test_after_the_last_held_fin_the_thread_sleeps() -> None:
 
 def test_without_a_thread_a_fin_is_not_held() -> None:
     pool = FakePool()
-    pool.state.detach()
+    pool.state.detach(pool.state.watcher)
     session = pool.dial(has_held_fin=True)
     pool.put(session)
     assert not session.has_held_fin

@@ -69,7 +69,7 @@ def test_idle_sessions_are_watched_and_busy_ones_are_not() -> None:
 
 def test_sessions_that_are_idle_when_the_thread_comes_are_watched_then() -> None:
     pool = FakePool()
-    pool.state.detach()
+    pool.state.detach(pool.state.watcher)
     (session,) = pool.add_idle()
     assert pool.watcher.watched == []
     pool.state.attach(pool.watcher, pool.wake)  # type: ignore[arg-type]
@@ -79,7 +79,7 @@ def test_sessions_that_are_idle_when_the_thread_comes_are_watched_then() -> None
 def test_without_a_thread_sessions_are_reused_all_the_same() -> None:
     """Design: "If it can't be started (limits, exit), requests still work"."""
     pool = FakePool(ensure_idle_session=2)
-    pool.state.detach()
+    pool.state.detach(pool.state.watcher)
     (session,) = pool.add_idle()
     assert pool.take() is session
     pool.put(session)
@@ -226,7 +226,7 @@ def test_where_nothing_is_to_do_the_maintenance_thread_sleeps() -> None:
 
 def test_waking_a_thread_that_is_not_there_does_nothing() -> None:
     pool = FakePool()
-    pool.state.detach()
+    pool.state.detach(pool.state.watcher)
     pool.state.wake_maintenance()
 
 

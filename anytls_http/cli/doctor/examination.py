@@ -21,6 +21,7 @@ from anytls_http.errors import AnyTLSError, AnyTLSTimeout, CertificateError
 from anytls_http.net.contexts import load_default_roots
 from anytls_http.net.steps import observed_by
 from anytls_http.net.waiting import deadline_after
+from anytls_http.pool.lease import Lease
 from anytls_http.pool.session import Session
 from anytls_http.protocol.padding import DEFAULT_SCHEME
 from anytls_http.sockets import AnyTLSSocket, AnyTLSTLSSocket
@@ -103,7 +104,8 @@ class _Examination:
 
     def run(self, load: Callable[[], AnyTLSOutbound]) -> None:
         with self._configured(load) as client:
-            session = self._dial(client)
+            lease = self._dial(client)
+            session = lease.session
             proven = self._authentication(client, session)
             if proven:
                 self._heartbeat(session)
@@ -183,7 +185,7 @@ class _Examination:
         with client:
             yield client
 
-    def _dial(self, client: AnyTLSClient) -> Session:
+    def _dial(self, client: AnyTLSClient) -> Lease:
         try:
             with observed_by(self._observer(client)):
                 return client._pool.acquire(deadline_after(self._timeout * 2))
