@@ -113,10 +113,11 @@ class PoolState:
     def attach(self, watcher: Watcher, wake: socket.socket) -> None:
         """The maintenance thread is there: from now on it watches the idle sessions."""
         with self.lock:
-            self.wake_maintenance()  # the one before, if there is one: its time is over
+            before, self._wake = self._wake, wake
             self.watcher = watcher
-            self._wake = wake
             idle = list(self.idle)
+        if before is not None:  # an interrupt came before its thread was known; it sees that its time is over
+            _knock(before)
         for session in idle:
             watcher.watch(session)
 
@@ -131,8 +132,7 @@ class PoolState:
         """Make the maintenance thread look again; safe from a finalizer (no lock, never blocks)."""
         wake = self._wake
         if wake is not None:
-            with contextlib.suppress(OSError):  # full: it is going to wake; closed: it has ended
-                wake.send(b"\0")
+            _knock(wake)
 
     # -- dials in flight -------------------------------------------------------------------------------
 
@@ -411,6 +411,11 @@ class PoolState:
                 )
                 for s in sessions
             ]
+
+
+def _knock(wake: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # full: it is going to wake; closed: it has ended
+        wake.send(b"\0")
 
 
 def _at_most(seconds: float, deadline: float | None) -> float:
