@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import pytest
 
 from anytls_http import AnyTLSClient, AnyTLSSocket, AnyTLSTimeout, SessionClosed
+from anytls_http.net import tls as tls_module
+from anytls_http.protocol.frames import Command, encode_frame
 from anytls_http.testing import AnyTLSServer
 from tests.sockets.targets import Background, Target, read_all, read_exactly, soon, takes
 
@@ -49,6 +51,37 @@ class TestReading:
             calls += 1
         assert got == body
         assert calls < 20
+
+    def test_what_was_read_ahead_is_there_at_once(self, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tls_module, "FEED_SIZE", 16384)
+        sock, far = pair
+        body = bytes(range(256)) * 4096
+        sending = Background(far.sendall, body)
+        tls = sock._session._tls
+        soon(lambda: tls.unread() > 70_000)
+        assert sock.recv(10) == body[:10]
+        assert len(tls._arrived) > 40_000, "more was read than OpenSSL got"
+        assert tls.has_arrived()
+        assert tls.unread() > 40_000
+        assert sock.is_readable()
+        sock.settimeout(0)
+        assert sock.recv(10_000) == body[10:10_010]
+        sock.settimeout(5)
+        assert read_exactly(sock, len(body) - 10_010) == body[10_010:]
+        sending.result()
+        assert not sock.is_readable()
+
+    def test_data_before_an_alert_is_handed_out(self, pair: Pair, server: AnyTLSServer) -> None:
+        sock, _ = pair
+        (session,) = server.live_sessions
+        session.send_raw(
+            encode_frame(Command.PSH, 1, b"the last ")
+            + encode_frame(Command.PSH, 1, b"words")
+            + encode_frame(Command.ALERT, 0, b"enough")
+        )
+        assert sock.recv(100) == b"the last words"
+        with pytest.raises(SessionClosed, match="enough"):
+            sock.recv(100)
 
     def test_nothing_is_asked_for(self, pair: Pair) -> None:
         sock, _ = pair
