@@ -25,6 +25,7 @@ import urllib3  # noqa: E402
 from requests.adapters import HTTPAdapter  # noqa: E402
 
 from anytls_http import AnyTLSClient, ConfigError, SessionClosed, StreamRefused  # noqa: E402
+from anytls_http.integrations import _urllib3_tls  # noqa: E402
 from anytls_http.integrations.requests import (  # noqa: E402
     AnyTLSAdapter,
     BodyBroken,
@@ -356,6 +357,24 @@ def test_settings_that_fail_are_not_kept(http: Any, tls_site: Site, tmp_path: Pa
     for _ in range(2):
         with pytest.raises(OSError, match="invalid path|X509|NO_CERTIFICATE|PEM"):
             http.get(tls_site.url, verify=str(path))
+
+
+def test_few_contexts_are_kept(
+    http: Any, tls_site: Site, ca_file: str, tmp_path: Path, loads: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_urllib3_tls, "MAX_KEPT", 2)
+    closing = {"Connection": "close"}
+    paths = [tmp_path / f"{number}.pem" for number in range(3)]
+    for path in paths:
+        path.write_text(Path(ca_file).read_text())
+
+    def get(path: Path) -> int:
+        loads.clear()
+        assert http.get(tls_site.url, headers=closing, verify=str(path)).content == GREETING
+        return loads.count(str(path))
+
+    assert [get(path) for path in paths] == [1, 1, 1]
+    assert [get(path) for path in reversed(paths)] == [0, 0, 1]
 
 
 def test_a_context_can_be_had_by_many_threads_at_once(http: Any, tls_site: Site) -> None:
