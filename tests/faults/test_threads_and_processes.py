@@ -200,7 +200,7 @@ def test_a_pickled_session(site: Site, ended: Ended) -> None:
 
 
 @posix_only
-@pytest.mark.parametrize("what", ["recv", "connect"])
+@pytest.mark.parametrize("what", ["recv", "connect", "wait_ready", "lookup"])
 @pytest.mark.fault("KeyboardInterrupt in {what}")
 def test_keyboard_interrupt(site: Site, what: str, ended: Ended) -> None:
     code = (
@@ -212,10 +212,15 @@ def test_keyboard_interrupt(site: Site, what: str, ended: Ended) -> None:
         "good = AnyTLSClient(outbound)\n"
         "assert fetch(good, port) == GREETING\n"
         "stuck = AnyTLSClient({**outbound, 'server_port': deaf.getsockname()[1]})\n"
+        "if what == 'lookup':\n"
+        "    stuck = AnyTLSClient({**outbound, 'server': 'slow.test'})\n"
+        "    socket.getaddrinfo = lambda *args, **kwargs: time.sleep(30)\n"
         "threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
         "try:\n"
         "    if what == 'recv':\n"
         "        good.create_connection(deaf.getsockname(), timeout=20).recv(1)\n"
+        "    elif what == 'wait_ready':\n"
+        "        stuck.wait_ready(1, timeout=20)\n"
         "    else:\n"
         "        stuck.create_connection(('127.0.0.1', port), timeout=20)\n"
         "except KeyboardInterrupt:\n"
