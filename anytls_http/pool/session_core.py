@@ -314,6 +314,8 @@ class SessionCore:
         self.closed = True
         self._on_input = None
         self._descriptor = CLOSED
+        self._plain = memoryview(b"")
+        self._protocol.payload_left = 0
         self.error = SessionClosed("this connection belongs to the process that was forked")
         self._tls.close_inherited()
 

@@ -18,22 +18,17 @@ import anytls_http
 from anytls_http import AnyTLSClient, AnyTLSTimeout
 from anytls_http.testing import AnyTLSServer, Site
 from anytls_http.testing.site import GREETING
+from tests.faults.libraries import Way
 from tests.support.reliability import Ended
 
 _NO_DESCRIPTORS = """
-import json, os, resource, socket, sys
-from anytls_http import AnyTLSClient, DialError
-outbound, port = json.loads(sys.argv[1]), int(sys.argv[2])
+import json, netrc, os, resource, sys  # netrc: requests imports it at its first request
+from anytls_http import AnyTLSClient
+from tests.faults.libraries import way_of
+outbound, url, library = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
+way = way_of(library)
 
-def get(client):
-    with client.create_connection(("127.0.0.1", port), timeout=5) as sock:
-        sock.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
-        answer = b""
-        while piece := sock.recv(65536):
-            answer += piece
-        return answer.startswith(b"HTTP/1.1 200")
-
-with AnyTLSClient(outbound) as client:
+with AnyTLSClient(outbound) as client, way.open(client, 5) as http:
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
     taken = []
     while True:
@@ -42,31 +37,31 @@ with AnyTLSClient(outbound) as client:
         except OSError:
             break
     try:
-        get(client)
-    except DialError as exc:
-        words = str(exc)
+        http.get(url)
+    except way.errors as exc:
+        words = [type(exc).__name__, str(exc)]
     for fd in taken:
         os.close(fd)
-    print(json.dumps([words, get(client)]))
+    print(json.dumps([*words, http.get(url).decode()]))
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such limit")
 @pytest.mark.fault("no file descriptor is left (EMFILE)")
-def test_no_descriptors(ended: Ended) -> None:
+def test_no_descriptors(lib: Way, ended: Ended) -> None:
     with AnyTLSServer() as server, Site() as site:
         done = subprocess.run(
-            [sys.executable, "-c", _NO_DESCRIPTORS, json.dumps(server.outbound()), str(site.port)],
+            [sys.executable, "-c", _NO_DESCRIPTORS, json.dumps(server.outbound()), f"{site.url}/", lib.name],
             capture_output=True,
             text=True,
             timeout=30,
             stdin=subprocess.DEVNULL,
         )
     assert done.returncode == 0, done.stderr
-    words, works_again = json.loads(done.stdout)
+    kind, words, answer = json.loads(done.stdout)
     assert "open files" in words.lower() or "descriptor" in words.lower()
-    assert works_again
-    ended("DialError in plain words, and it works again when there are some")
+    assert answer == GREETING.decode()
+    ended(f"{kind} in plain words, and it works again when there are some")
 
 
 @pytest.mark.fault("no thread can be started")

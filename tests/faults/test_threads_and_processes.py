@@ -18,18 +18,19 @@ import httpx
 import pytest
 import requests
 
-from anytls_http import AnyTLSAdapter, AnyTLSClient, AnyTLSTransport, ClientClosed
+from anytls_http import AnyTLSAdapter, AnyTLSClient, AnyTLSTransport, ClientClosed, SessionClosed
 from anytls_http.testing import AnyTLSServer, Site
-from anytls_http.testing.site import GREETING
+from anytls_http.testing.site import GREETING, body_bytes
+from tests.faults.libraries import Way
 from tests.faults.servers import Server
 from tests.support.reliability import Ended
 
 posix_only = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 
 
-def fetch(client: AnyTLSClient, port: int) -> bytes:
+def fetch(client: AnyTLSClient, port: int, path: str = "/") -> bytes:
     with client.create_connection(("127.0.0.1", port), timeout=10) as sock:
-        sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        sock.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
         answer = b""
         while piece := sock.recv(65536):
             answer += piece
@@ -69,14 +70,47 @@ def test_close_from_a_third_thread(server: Server, ended: Ended) -> None:
     ended("both get ClientClosed at once")
 
 
-@pytest.mark.fault("one client shared by 64 threads")
-def test_64_threads(server: Server, site: Site, ended: Ended) -> None:
-    with AnyTLSClient(server.outbound(ensure_idle_session=4)) as client, ThreadPoolExecutor(64) as threads:
-        bodies = list(threads.map(lambda _: fetch(client, site.port), range(320)))
-        assert bodies == [GREETING] * 320
+@pytest.mark.fault("one client shared by 64 threads, each answer another one")
+def test_64_threads(server: Server, site: Site, lib: Way, ended: Ended) -> None:
+    sizes = [1000 + 397 * number for number in range(320)]
+    with (
+        AnyTLSClient(server.outbound(ensure_idle_session=4)) as client,
+        ThreadPoolExecutor(64) as threads,
+        lib.open(client, 20) as http,
+    ):
+        bodies = threads.map(lambda size: http.get(f"{site.url}/bytes/{size}"), sizes)
+        assert all(body == body_bytes(size) for size, body in zip(sizes, bodies, strict=True))
         stats = client.stats()
-        assert stats.active == 0 and stats.streams_opened == 320
-    ended(f"320 requests, {stats.total} sessions")
+    with AnyTLSClient(server.outbound()) as client:
+        assert fetch(client, site.port) == GREETING
+    ended(f"320 requests, {stats.total} sessions, each answer its own")
+
+
+@posix_only
+@pytest.mark.fault("os.fork() in the middle of a download")
+def test_fork_in_mid_download(server: Server, site: Site, ended: Ended) -> None:
+    size = 4_000_000
+    with AnyTLSClient(server.outbound()) as client:
+        with client.create_connection(("127.0.0.1", site.port), timeout=10) as sock:
+            sock.sendall(f"GET /bytes/{size} HTTP/1.0\r\n\r\n".encode())
+            answer = sock.recv(65536)
+            child = os.fork()
+            if child == 0:
+                status = 1
+                try:
+                    try:
+                        sock.recv(1)
+                    except SessionClosed:
+                        status = 2
+                    if status == 2 and fetch(client, site.port) == GREETING:
+                        status = 0
+                finally:
+                    os._exit(status)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            while piece := sock.recv(65536):
+                answer += piece
+        assert answer.partition(b"\r\n\r\n")[2] == body_bytes(size)
+    ended("the parent's goes on; the child's read says whose it is, and its own connections work")
 
 
 @posix_only
