@@ -115,10 +115,14 @@ class TLSConnection:
         if piece:
             self.engine.feed(piece)
         self._arrived = self._arrived[FEED_SIZE:]
-        if not self._arrived and self._borrowed is not None:
-            give_back(self._borrowed)
-            self._borrowed = None
+        if not self._arrived:
+            self._give_back()
         return len(piece)
+
+    def _give_back(self) -> None:
+        buffer, self._borrowed = self._borrowed, None
+        if buffer is not None:
+            give_back(buffer)
 
     def _read(self, deadline: float | None) -> memoryview:
         """Wait for ciphertext and return it, in the borrowed buffer."""
@@ -133,8 +137,7 @@ class TLSConnection:
                     count = self._sock.recv_into(buffer)
                     break
                 except BlockingIOError:
-                    give_back(buffer)
-                    self._borrowed = None
+                    self._give_back()
                     self._eager = False
                     self._input.wait(deadline)
         except AnyTLSTimeout:
@@ -277,6 +280,8 @@ class TLSConnection:
     def close(self) -> None:
         """Close the descriptor; only when nobody is inside."""
         self._sock.close()
+        self._arrived = NOTHING
+        self._give_back()
 
     def close_inherited(self) -> None:
         """Close a forked child's copy of the descriptor; the parent's connection goes on."""

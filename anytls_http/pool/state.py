@@ -30,7 +30,7 @@ from anytls_http.protocol.padding import DEFAULT_SCHEME, PaddingScheme
 from . import rules
 from .events import Event, EventDispatcher, EventHooks
 from .lease import Lease
-from .stats import CLOSED_BY, CREATED_FOR, PoolStats, SessionInfo
+from .stats import Counters, PoolStats, SessionInfo
 
 if TYPE_CHECKING:
     from anytls_http.net.tls import TLSConnection
@@ -92,11 +92,7 @@ class PoolState:
         self.last_error: AnyTLSError | None = None
 
         self._sequence = 0
-        self._streams_opened = 0
-        self._bytes_sent = 0
-        self._bytes_received = 0
-        self._created = dict.fromkeys(CREATED_FOR, 0)
-        self._closed = dict.fromkeys(CLOSED_BY, 0)
+        self._counters = Counters()
 
         # Filled by any thread, emptied by the maintenance thread.
         self.abandoned: deque[Callable[[], None]] = deque()
@@ -175,7 +171,7 @@ class PoolState:
             closed = self.closed
             if not closed:
                 self.sessions.add(session)
-                self._created[created_for] += 1
+                self._counters.session_created(created_for)
                 self.newcomers.append(session)
         if closed:
             session.close("client_closed", ClientClosed("the client is closed"))
@@ -282,10 +278,7 @@ class PoolState:
             self.draining.discard(session)
             with contextlib.suppress(ValueError):
                 self.idle.remove(session)
-            self._closed[reason] += 1
-            self._streams_opened += session.streams_opened
-            self._bytes_sent += session.bytes_sent
-            self._bytes_received += session.bytes_received
+            self._counters.session_ended(session, reason)
             watcher = self.watcher
             life = now - session.created_at
             if session.frames_received:
@@ -374,43 +367,16 @@ class PoolState:
         """Return the numbers of this moment."""
         now = self.clock()
         with self.lock:
-            sessions = list(self.sessions)
             idle = len(self.idle)
             deficit = 0 if self.closed else max(0, self.options.ensure_idle_session - idle)
-            return PoolStats(
-                idle=idle,
-                active=len(sessions) - idle,
-                total=len(sessions),
-                oldest_age=max((now - s.created_at for s in sessions), default=None),
-                deficit=deficit,
-                streams_opened=self._streams_opened + sum(s.streams_opened for s in sessions),
-                bytes_sent=self._bytes_sent + sum(s.bytes_sent for s in sessions),
-                bytes_received=self._bytes_received + sum(s.bytes_received for s in sessions),
-                created=dict(self._created),
-                closed=dict(self._closed),
-            )
+            return self._counters.stats(self.sessions, idle, deficit, now)
 
     def session_infos(self) -> list[SessionInfo]:
         """Return what each session is doing at this moment, the oldest first."""
         now = self.clock()
         with self.lock:
             idle = set(self.idle)
-            sessions = sorted(self.sessions, key=_sequence)
-            return [
-                SessionInfo(
-                    sequence=s.sequence,
-                    state="idle" if s in idle else "busy",
-                    age=now - s.created_at,
-                    idle_for=now - s.idle_since if s in idle else None,
-                    target="" if s in idle else s.target,
-                    bytes_sent=s.bytes_sent,
-                    bytes_received=s.bytes_received,
-                    streams_opened=s.streams_opened,
-                    round_trip=s.round_trip,
-                    server_version=s.server_version,
-                )
-                for s in sessions
-            ]
+            return [SessionInfo.of(s, now, s in idle) for s in sorted(self.sessions, key=_sequence)]
 
 
 def _knock(wake: socket.socket) -> None:
