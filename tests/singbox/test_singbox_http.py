@@ -90,9 +90,10 @@ class TestConnections:
             pages = list(threads.map(work, range(32)))
         for number, answers in enumerate(pages):
             assert answers == [body_bytes(number * 1000 + turn) for turn in range(5)]
-        # A few more than threads: httpcore closes a superfluous connection while others make new ones.
+        # A few more than threads: httpcore closes what it holds for superfluous while others make new ones; from
+        # 20 connections on that may be each one after its request.
         assert 1 < seen.sessions < 50
-        assert len(seen.targets) < 160
+        assert len(seen.targets) <= 160
 
 
 class TestTargets:
