@@ -97,10 +97,10 @@ class PoolState:
         # Filled by any thread, emptied by the maintenance thread.
         self.abandoned: deque[Callable[[], None]] = deque()
         self.newcomers: deque[Session] = deque()
-        self.held_fins: deque[Session] = deque()
+        self.newly_idle: dict[Session, None] = {}  #: a set that keeps its order
         self.drains: deque[Session] = deque()
         self.lost: deque[Session] = deque()
-        self.fins_tick = False  #: the maintenance thread looks after them, soon and again
+        self.settling = False  #: the maintenance thread looks after the newly idle, soon and again
         self.watcher: Watcher | None = None
         self._wake: socket.socket | None = None
 
@@ -218,16 +218,14 @@ class PoolState:
             self._look_after(session, watcher)
 
     def _look_after(self, session: Session, watcher: Watcher | None) -> None:
-        """Have an idle session watched, and its last stream's FIN sent if no next stream takes it along."""
+        """Have an idle session watched, and its last stream's FIN sent, if no next stream takes it soon."""
         if watcher is None:
             session.send_held_fin()
         elif not session.closed:
-            watcher.watch(session)
-            if session.has_held_fin:
-                self.held_fins.append(session)
-                if not self.fins_tick:
-                    self.fins_tick = True
-                    self.wake_maintenance()
+            self.newly_idle[session] = None
+            if not self.settling:
+                self.settling = True
+                self.wake_maintenance()
 
     def reclaim(self, session: Session, lease: weakref.ref[Lease]) -> None:
         """Close a session whose ``lease`` has died, unless it was given back or taken anew since."""
@@ -346,11 +344,11 @@ class PoolState:
         self._handshaking.clear()
         self.abandoned.clear()
         self.newcomers.clear()
-        self.held_fins.clear()
+        self.newly_idle.clear()
         self.drains.clear()
         self.lost.clear()
         self.draining.clear()
-        self.fins_tick = False
+        self.settling = False
         self.warm_target = self.options.ensure_idle_session
         self.dialing = self.dials_wanted = self.dial_threads = 0
         self.created_this_cycle = self.failures = 0

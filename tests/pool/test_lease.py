@@ -46,7 +46,7 @@ def test_an_interrupt_before_the_session_was_taken_off_the_idle_ones() -> None:
     (session,) = pool.add_idle()
     pool.watcher.unwatch(session)
     Lease(pool.state, session.as_session)  # and its end at once
-    pool.run()
+    pool.run_for(0.05)
     assert not session.closed
     assert pool.idle == [session.sequence]
     assert pool.watcher.watched == [session], "the interrupt may have come before that"

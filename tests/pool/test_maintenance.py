@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -848,7 +849,53 @@ def test_after_the_last_held_fin_the_thread_sleeps() -> None:
         pool.run_for(1)
         assert not session.has_held_fin
         assert pool.maintenance.next_due() == 1030.0
-        assert not pool.state.held_fins
+        assert not pool.state.newly_idle
+
+
+def test_a_session_that_is_taken_again_soon_is_not_watched() -> None:
+    pool = FakePool()
+    (session,) = pool.add_idle()
+    for _ in range(20):
+        pool.run_for(0.006)
+        assert pool.take() is session
+        session.has_stream = True
+        pool.run_for(0.006)
+        session.has_stream = False
+        pool.put(session)
+        assert pool.watcher.watched == []
+    pool.run_for(0.025)
+    assert pool.watcher.watched == [session]
+
+
+def test_many_that_become_idle_knock_once() -> None:
+    pool = FakePool()
+    pool.add_idle(20)
+    assert pool.wake.count == 1
+    pool.run_for(1)
+    assert len(pool.watcher.watched) == 20
+    pool.add_idle(5)
+    assert pool.wake.count == 2
+
+
+def test_a_session_that_comes_while_the_thread_looks_is_not_forgotten() -> None:
+    pool = FakePool()
+    pool.add_idle()
+    pool.run_for(0.005)
+
+    class Late(dict[Any, None]):
+        """Empty at the first look; one comes right after it."""
+
+        def __iter__(self) -> Iterator[Any]:
+            found = list(super().__iter__())
+            if not found and late:
+                pool.put(late.pop())
+            return iter(found)
+
+    late = [pool.dial()]
+    pool.state.newly_idle = Late(pool.state.newly_idle)
+    pool.run_for(1)
+    assert not late
+    assert len(pool.watcher.watched) == 2
 
 
 def test_without_a_thread_a_fin_is_not_held() -> None:
