@@ -178,7 +178,7 @@ class Maintenance:
         sessions = list(state.newly_idle)
         if self._next_settling:
             for session in sessions:
-                if session.has_stream or session.closed or now - session.idle_since >= SETTLE_TIME:
+                if session.lease is not None or session.closed or now - session.idle_since >= SETTLE_TIME:
                     state.newly_idle.pop(session, None)
                     self._guarded(self._settle_one, session)
         if not sessions:
@@ -191,7 +191,7 @@ class Maintenance:
         self._next_settling = now + SETTLE_TIME
 
     def _settle_one(self, session: Session) -> None:
-        if session.has_stream or session.closed:
+        if session.lease is not None or session.closed:
             return  # taken again: it comes back here
         watcher = self._state.watcher
         if watcher is not None:

@@ -858,9 +858,7 @@ def test_a_session_that_is_taken_again_soon_is_not_watched() -> None:
     for _ in range(20):
         pool.run_for(0.006)
         assert pool.take() is session
-        session.has_stream = True
         pool.run_for(0.006)
-        session.has_stream = False
         pool.put(session)
         assert pool.watcher.watched == []
     pool.run_for(0.025)
