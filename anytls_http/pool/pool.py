@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable
 
 from anytls_http.config import AnyTLSOutbound
-from anytls_http.errors import AnyTLSError, AnyTLSTimeout, ClientClosed, SessionClosed
+from anytls_http.errors import AnyTLSError, AnyTLSTimeout, ClientClosed
 from anytls_http.net.steps import step
 from anytls_http.net.waiting import remaining
 
@@ -93,8 +93,8 @@ class Pool:
             except AnyTLSError:  # a time-out: the session isn't lost
                 state.put_idle(session)
                 raise
-            except BaseException:  # an interrupt, wherever in the session
-                session.close("error", SessionClosed("the session's user was interrupted"))
+            except BaseException:  # an interrupt
+                session.close_interrupted()
                 raise
 
     def prove_alive(self, session: Session, deadline: float | None) -> bool:

@@ -295,6 +295,10 @@ class SessionCore:
         self._descriptor = MAY_CLOSE
         self._after_role()
 
+    def close_interrupted(self) -> None:
+        """End the session, since its user was interrupted who knows where in it."""
+        self.close("error", SessionClosed("the session's user was interrupted"))
+
     @property
     def is_released(self) -> bool:
         """Whether the descriptor is closed."""

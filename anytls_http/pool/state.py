@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from anytls_http.config import AnyTLSOutbound
-from anytls_http.errors import AnyTLSError, ClientClosed, SessionClosed
+from anytls_http.errors import AnyTLSError, ClientClosed
 from anytls_http.net.contexts import TLSContexts
 from anytls_http.protocol.padding import DEFAULT_SCHEME, PaddingScheme
 
@@ -241,7 +241,7 @@ class PoolState:
         elif is_draining:
             self.drain(session)
         else:
-            session.close("error", SessionClosed("the session's user was interrupted"))
+            session.close_interrupted()
             if not session.is_released:
                 self.lost.append(session)
 

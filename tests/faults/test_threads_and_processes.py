@@ -248,7 +248,7 @@ def test_keyboard_interrupt(site: Site, what: str, ended: Ended) -> None:
         "stuck = AnyTLSClient({**outbound, 'server_port': deaf.getsockname()[1]})\n"
         "if what == 'lookup':\n"
         "    stuck = AnyTLSClient({**outbound, 'server': 'slow.test'})\n"
-        "    socket.getaddrinfo = lambda *args, **kwargs: time.sleep(30)\n"
+        "    socket.getaddrinfo = lambda *args, **kwargs: threading.Event().wait()\n"
         "threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
         "try:\n"
         "    if what == 'recv':\n"

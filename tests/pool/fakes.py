@@ -82,6 +82,9 @@ class FakeSession:
     def send_held_fin(self) -> None:
         self.has_held_fin = False
 
+    def close_interrupted(self) -> None:
+        self.close("error")
+
     def release(self) -> None:
         self.is_released = True
 
