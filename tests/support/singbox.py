@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -18,6 +19,8 @@ import pytest
 
 from anytls_http.testing import Certificate, make_certificate
 
+#: Ports to listen on: below those of outgoing connections (32768 up on Linux, 49152 up elsewhere).
+PORTS = (12000, 32000)
 #: Seconds to wait for the process to listen.
 START_TIMEOUT = 15.0
 
@@ -42,10 +45,15 @@ skip_without_singbox = pytest.mark.skipif(
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a TCP port that was free a moment ago; for other processes, which can't be given a socket."""
-    with socket.create_server((host, 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
+    """Return a TCP port that was free a moment ago; for other processes, which can't be given a socket.
+
+    One that the system gives to no outgoing connection: of those, another test's may have taken it meanwhile.
+    """
+    for _ in range(100):
+        port = random.SystemRandom().randrange(*PORTS)
+        with contextlib.suppress(OSError), socket.create_server((host, port)):
+            return port
+    raise RuntimeError(f"no port is free between {PORTS[0]} and {PORTS[1]}")
 
 
 def wait_until(predicate: Callable[[], bool], timeout: float = 5.0, what: str = "") -> None:
