@@ -1,6 +1,7 @@
 """The httpx transport, written once for httpx and httpx2, which bind it to their modules.
 
-It is ``httpcore.ConnectionPool`` over the tunnel's backend (``_httpcore.py``), and uses public names only.
+It is httpcore's ``ConnectionPool`` (for httpx: the one of ``_httpcore_pool.py``) over the tunnel's backend
+(``_httpcore.py``), and uses public names only.
 What it adds: httpcore's exceptions become httpx's, while the body is read too; a refused stream may be
 tried again; a request that found its kept-alive connection dead goes out on another one.
 """
@@ -72,6 +73,7 @@ class TunnelTransport:
     library: ClassVar[Any]
     core: ClassVar[Any]
     backend_class: ClassVar[type[TunnelBackend]]
+    pool_class: ClassVar[type[Any]]
     body_class: ClassVar[type[TunnelBody]]
     #: httpcore's exceptions to httpx's.
     exceptions: ClassVar[Mapping[type[Exception], type[Exception]]]
@@ -105,7 +107,7 @@ class TunnelTransport:
         )
         self._retries = retries
         # Its own retries stay 0: it knows nothing of refusals, and two counters would multiply.
-        self._pool = self.core.ConnectionPool(
+        self._pool = self.pool_class(
             ssl_context=context,
             max_connections=limits.max_connections,
             max_keepalive_connections=limits.max_keepalive_connections,

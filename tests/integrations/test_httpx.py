@@ -236,6 +236,27 @@ def test_many_threads(lib: Library, server: AnyTLSServer, any_site: Site, trusts
     assert pages == [body_bytes(n * 1000) for n in range(64)]
 
 
+def test_more_threads_than_connections_that_may_be_kept(
+    lib: Library, server: AnyTLSServer, site: Site
+) -> None:
+    limits = lib.Limits(max_connections=None, max_keepalive_connections=2)
+    together = threading.Barrier(8)
+
+    def work(_: int) -> None:
+        for _ in range(5):
+            together.wait(10)
+            assert http.get(f"{site.url}/slow?seconds=0.05").status_code == 200
+
+    with lib.through(server.outbound(), limits=limits) as http, ThreadPoolExecutor(8) as threads:
+        list(threads.map(work, range(8)))
+        kept = http._transport._pool.connections
+        assert [connection.is_idle() for connection in kept] == [True, True]
+        before = site.connections
+        assert before < 40
+        assert http.get(site.url).content == GREETING
+        assert site.connections == before
+
+
 def test_redirects_and_headers(
     lib: Library, server: AnyTLSServer, site: Site, tls_site: Site, trusts: Any
 ) -> None:
@@ -722,14 +743,14 @@ def test_connection_that_the_target_ended_is_not_used_again(
     lib: Library, server: AnyTLSServer, any_site: Site, trusts: ssl.SSLContext
 ) -> None:
     with lib.through(server.outbound(), verify=trusts) as http:
-        http.get(any_site.url)
-        stream = http._transport._pool.connections[0]._connection._network_stream
+        stream = http.get(any_site.url).extensions["network_stream"]
         assert not stream.get_extra_info("is_readable")
         any_site.close_connections()
         wait_until(lambda: stream.get_extra_info("is_readable"))
-        assert http.get(any_site.url).content == GREETING
+        response = http.get(any_site.url)
+        assert response.content == GREETING
         server.close_sessions()
-        stream = http._transport._pool.connections[0]._connection._network_stream
+        stream = response.extensions["network_stream"]
         wait_until(lambda: stream.get_extra_info("is_readable"))
         assert http.get(any_site.url).content == GREETING
 
