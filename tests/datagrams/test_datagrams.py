@@ -15,8 +15,9 @@ from anytls_http import AnyTLSClient, AnyTLSTimeout, SessionClosed, StreamRefuse
 from anytls_http import datagrams as module
 from anytls_http.protocol.uot import MAX_DATAGRAM, TARGET
 from anytls_http.testing import AnyTLSServer
-from tests.sockets.targets import Background, soon, takes
+from tests.sockets.targets import Background
 from tests.support.singbox import SingBoxServer, skip_without_singbox
+from tests.support.timing import takes, wait_until
 from tests.support.uot import UDPEcho, UoTGateway
 
 
@@ -108,7 +109,7 @@ def test_time_outs(client: AnyTLSClient, echo: UDPEcho) -> None:
         with pytest.raises(BlockingIOError):
             sock.recv(10)
         sock.send(b"x")
-        soon(lambda: echo.received == 1)
+        wait_until(lambda: echo.received == 1)
         sock.settimeout(5)
         assert sock.gettimeout() == 5
         assert sock.recv(10) == b"x"

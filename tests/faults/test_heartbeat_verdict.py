@@ -22,7 +22,7 @@ from tests.faults.servers import Embedded, Server
 from tests.sockets.targets import Background, Target, read_exactly
 from tests.support.relay import Relay
 from tests.support.reliability import Ended
-from tests.support.singbox import wait_until
+from tests.support.timing import wait_until
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -17,9 +17,9 @@ from anytls_http.pool import rules
 from anytls_http.protocol.frames import MAX_DATA, Command, encode_frame
 from anytls_http.testing import AnyTLSServer, Site
 from anytls_http.testing.site import GREETING
-from tests.sockets.targets import LATE, Target, get, read_exactly, takes
+from tests.sockets.targets import Target, get, read_exactly
 from tests.support.reliability import Ended
-from tests.support.singbox import wait_until
+from tests.support.timing import LATE, takes, wait_until
 
 #: Most bytes that the client, and the server beside it in this process, may need while it is attacked.
 MEMORY = 6_000_000

@@ -17,7 +17,7 @@ from anytls_http.pool import maintenance
 from anytls_http.testing import AnyTLSServer, Site
 from anytls_http.testing.site import GREETING
 from tests.support.reliability import Ended
-from tests.support.singbox import wait_until
+from tests.support.timing import wait_until
 
 pytestmark = [
     pytest.mark.usefixtures("impatient"),

@@ -18,7 +18,8 @@ from tests.faults.libraries import Way
 from tests.faults.servers import Embedded, SingBox
 from tests.sockets.targets import Background
 from tests.support.reliability import Ended
-from tests.support.singbox import SingBoxServer, singbox_path, wait_until
+from tests.support.singbox import SingBoxServer, singbox_path
+from tests.support.timing import wait_until
 
 OTHER_PIN = "A" * 43 + "="
 AUTHORITY = make_authority()

@@ -19,6 +19,7 @@ from anytls_http.net import dial, socket_options
 from anytls_http.testing import AnyTLSServer
 from tests.fields.namespace import HERE, INSIDE, Namespace
 from tests.sockets.targets import FullBacklog
+from tests.support.timing import STARVED
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="a field of Linux")
 needs_root = pytest.mark.skipif(
@@ -293,9 +294,9 @@ def test_connect_timeout(server: AnyTLSServer) -> None:
     with FullBacklog() as port:
         config = server.outbound(server_port=port, connect_timeout="150ms")
         started = time.monotonic()
-        with AnyTLSClient(config) as client, pytest.raises(AnyTLSTimeout, match=r"within 0\.15 s"):
+        with AnyTLSClient(config) as client, pytest.raises(AnyTLSTimeout, match=r"within 0\.\d+ s"):
             client.create_connection(("127.0.0.1", 9), 5)
-        assert 0.14 < time.monotonic() - started < 0.4
+        assert 0.14 < time.monotonic() - started < 0.4 + STARVED
 
 
 @pytest.mark.parametrize("delay", [0.1, 0.3])
@@ -319,7 +320,7 @@ def test_fallback_delay(server: AnyTLSServer, monkeypatch: pytest.MonkeyPatch, d
         with AnyTLSClient(config) as client, socket.create_server(("127.0.0.1", 0)) as target:
             started = time.monotonic()
             sock = client.create_connection(target.getsockname(), 5, wait_open=True)
-            assert delay * 0.9 < time.monotonic() - started < delay + 0.2
+            assert delay * 0.9 < time.monotonic() - started < delay + 0.2 + STARVED
             assert len(opened) == 2
             assert opened[0].fileno() == -1, "the loser is closed"
             sock.close()

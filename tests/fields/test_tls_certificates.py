@@ -18,8 +18,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from anytls_http import AnyTLSClient, AnyTLSOutbound, CertificateError, ConfigError, DialError
 from anytls_http.testing import AnyTLSServer, Certificate, make_authority, make_certificate
 from anytls_http.testing.certificates import Authority
-from tests.sockets.targets import Target, soon
+from tests.sockets.targets import Target
 from tests.support.singbox import SingBoxClient, SingBoxServer, skip_without_singbox
+from tests.support.timing import wait_until
 from tests.support.wire import Wiretap
 
 
@@ -180,7 +181,7 @@ class TestCertificatePath:
             path.write_text(make_authority().pem)
             os.utime(path, ns=(2, 2))
             server.close_sessions()
-            soon(lambda: client.stats().total == 0)
+            wait_until(lambda: client.stats().total == 0)
             with pytest.raises(CertificateError, match="not trusted"):
                 client.create_connection(target.address, timeout=5)
 

@@ -13,8 +13,9 @@ import pytest
 from anytls_http import AnyTLSClient, AnyTLSTimeout, DialError
 from anytls_http.net import acknowledged
 from anytls_http.testing import AnyTLSServer, make_certificate
-from tests.sockets.targets import Background, Target, takes
-from tests.support.singbox import SingBoxServer, skip_without_singbox, wait_until
+from tests.sockets.targets import Background, Target
+from tests.support.singbox import SingBoxServer, skip_without_singbox
+from tests.support.timing import takes, wait_until
 from tests.support.wire import HANDSHAKE, Sniffer, Wiretap, read_client_hello, records
 
 NAME = "www.proxy.test"

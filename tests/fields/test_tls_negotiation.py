@@ -14,7 +14,8 @@ import trustme
 from anytls_http import AnyTLSClient, AnyTLSOutbound, ConfigError, DialError
 from anytls_http.config.tls_names import CIPHER_SUITES, CURVES
 from anytls_http.testing import AnyTLSServer, Certificate, make_certificate
-from tests.support.singbox import SingBoxServer, skip_without_singbox, wait_until
+from tests.support.singbox import SingBoxServer, skip_without_singbox
+from tests.support.timing import wait_until
 from tests.support.wire import ServerHello, Wiretap
 
 

@@ -14,7 +14,7 @@ from anytls_http import AnyTLSTransport
 from anytls_http.integrations._httpcore_pool import TunnelConnection, TunnelPool
 from anytls_http.testing import AnyTLSServer, Site
 from anytls_http.testing.site import GREETING, body_bytes
-from tests.support.singbox import wait_until
+from tests.support.timing import wait_until
 
 
 @pytest.fixture

@@ -38,9 +38,7 @@ from anytls_http.protocol.frames import Command
 from anytls_http.testing import AnyTLSServer, Site, make_certificate
 from anytls_http.testing.site import GREETING, body_bytes, body_sha256
 from tests.support.h2site import H2Site
-
-#: How much later than asked a time-out may come (seconds).
-LATE = 0.5  # of a machine that is busy; 0.1 s on a quiet one
+from tests.support.timing import takes, wait_until
 
 
 class Library:
@@ -96,14 +94,6 @@ def any_site(request: pytest.FixtureRequest, site: Site, tls_site: Site) -> Site
 @pytest.fixture
 def trusts(certificate: Any) -> ssl.SSLContext:
     return certificate.client_context()
-
-
-@contextmanager
-def within(seconds: float) -> Iterator[None]:
-    begin = time.monotonic()
-    yield
-    took = time.monotonic() - begin
-    assert seconds - 0.01 <= took <= seconds + LATE
 
 
 @contextmanager
@@ -452,7 +442,7 @@ def test_client_closed_in_mid_body(lib: Library, server: AnyTLSServer, site: Sit
 def test_connect_timeout_of_the_dial(lib: Library, server: AnyTLSServer, any_site: Site) -> None:
     server.freeze()
     with lib.through(server.outbound(), timeout=lib.Timeout(5, connect=0.2)) as http:
-        with within(0.2), pytest.raises(lib.ConnectTimeout) as error:
+        with takes(0.2), pytest.raises(lib.ConnectTimeout) as error:
             http.get(any_site.url)
         check(error, AnyTLSTimeout)
 
@@ -464,7 +454,7 @@ def test_timeout_while_the_server_reaches_the_target(
     server.faults.withhold_synack = True
     kind = lib.ConnectTimeout if any_site.certificate else lib.ReadTimeout
     with lib.through(server.outbound(), verify=trusts, timeout=0.2) as http:
-        with within(0.2), pytest.raises(kind) as error:
+        with takes(0.2), pytest.raises(kind) as error:
             http.get(any_site.url)
         check(error, AnyTLSTimeout)
 
@@ -472,13 +462,13 @@ def test_timeout_while_the_server_reaches_the_target(
 def test_read_timeout(lib: Library, server: AnyTLSServer, any_site: Site, trusts: ssl.SSLContext) -> None:
     with lib.through(server.outbound(), verify=trusts, timeout=lib.Timeout(5, read=0.2)) as http:
         http.get(any_site.url)
-        with within(0.2), pytest.raises(lib.ReadTimeout) as error:
+        with takes(0.2), pytest.raises(lib.ReadTimeout) as error:
             http.get(f"{any_site.url}/slow?seconds=9")
         check(error, AnyTLSTimeout)
         with http.stream("GET", f"{any_site.url}/stream?pause=9") as response:
             chunks = response.iter_bytes()
             next(chunks)
-            with within(0.2), pytest.raises(lib.ReadTimeout) as error:
+            with takes(0.2), pytest.raises(lib.ReadTimeout) as error:
                 next(chunks)
             check(error, AnyTLSTimeout)
 
@@ -728,14 +718,14 @@ def test_proof_of_life_is_part_of_the_connect_timeout(
         http.get(site.url)
         server.freeze()
         # The proof ends after 0.1 s, and the new session never comes.
-        with within(0.3), pytest.raises(lib.ConnectTimeout):
+        with takes(0.3), pytest.raises(lib.ConnectTimeout):
             http.get(site.url, timeout=lib.Timeout(5, connect=0.3))
     monkeypatch.setattr(rules, "SHORTEST_PROOF", 5.0)
     server.thaw()
     with lib.through(server.outbound()) as http:
         http.get(site.url)
         server.freeze()
-        with within(0.2), pytest.raises(lib.ConnectTimeout):
+        with takes(0.2), pytest.raises(lib.ConnectTimeout):
             http.get(site.url, timeout=lib.Timeout(5, connect=0.2))
 
 
@@ -753,13 +743,6 @@ def test_connection_that_the_target_ended_is_not_used_again(
         stream = response.extensions["network_stream"]
         wait_until(lambda: stream.get_extra_info("is_readable"))
         assert http.get(any_site.url).content == GREETING
-
-
-def wait_until(predicate: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not predicate():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 # -- the class ----------------------------------------------------------------------------------------

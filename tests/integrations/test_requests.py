@@ -36,9 +36,7 @@ from anytls_http.pool import rules  # noqa: E402
 from anytls_http.protocol.frames import Command  # noqa: E402
 from anytls_http.testing import AnyTLSServer, Certificate, Site, make_certificate  # noqa: E402
 from anytls_http.testing.site import GREETING, body_bytes, body_sha256  # noqa: E402
-
-#: How much later than asked a time-out may come (seconds).
-LATE = 0.5  # of a machine that is busy; 0.1 s on a quiet one
+from tests.support.timing import takes  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -89,14 +87,6 @@ def http(server: AnyTLSServer, ca_file: str) -> Iterator[Any]:
     with requests_session(server.outbound()) as session:
         session.verify = ca_file
         yield session
-
-
-@contextmanager
-def within(seconds: float) -> Iterator[None]:
-    begin = time.monotonic()
-    yield
-    took = time.monotonic() - begin
-    assert seconds - 0.01 <= took <= seconds + LATE
 
 
 @contextmanager
@@ -528,7 +518,7 @@ def test_closed_client(server: AnyTLSServer, any_site: Site) -> None:
 
 def test_connect_timeout_of_the_dial(http: Any, server: AnyTLSServer, any_site: Site) -> None:
     server.freeze()
-    with within(0.2), pytest.raises(requests.ConnectTimeout):
+    with takes(0.2), pytest.raises(requests.ConnectTimeout):
         http.get(any_site.url, timeout=(0.2, 5))
 
 
@@ -536,20 +526,20 @@ def test_timeout_while_the_server_reaches_the_target(http: Any, server: AnyTLSSe
     # An http request is on its way already, so that this is no connect error; a ClientHello is no user data.
     server.faults.withhold_synack = True
     kind = requests.ConnectTimeout if any_site.certificate else requests.ReadTimeout
-    with within(0.2), pytest.raises(kind):
+    with takes(0.2), pytest.raises(kind):
         http.get(any_site.url, timeout=0.2)
 
 
 def test_read_timeout(http: Any, any_site: Site) -> None:
     http.get(any_site.url)
-    with within(0.2), pytest.raises(requests.ReadTimeout):
+    with takes(0.2), pytest.raises(requests.ReadTimeout):
         http.get(f"{any_site.url}/slow?seconds=9", timeout=(5, 0.2))
 
 
 @pytest.mark.parametrize("read", ["iter_content", "iter_lines"])
 def test_read_timeout_in_mid_body(http: Any, any_site: Site, read: str) -> None:
     with http.get(f"{any_site.url}/stream?pause=9", stream=True, timeout=(5, 0.2)) as response:
-        with within(0.2), pytest.raises(requests.ReadTimeout) as error:
+        with takes(0.2), pytest.raises(requests.ReadTimeout) as error:
             list(getattr(response, read)(100))
         assert isinstance(error.value, requests.ConnectionError)  # what requests itself makes of it
         assert isinstance(error.value, BodyTimeout)
@@ -719,7 +709,7 @@ def test_proof_of_life_is_part_of_the_connect_timeout(
     http.get(any_site.url)
     server.freeze()
     # The proof ends after 0.1 s, and the new session never comes.
-    with within(0.3), pytest.raises(requests.ConnectTimeout):
+    with takes(0.3), pytest.raises(requests.ConnectTimeout):
         http.get(any_site.url, timeout=(0.3, 5))
 
 

@@ -16,7 +16,8 @@ from anytls_http.proxy import server as server_module
 from anytls_http.testing import AnyTLSServer, Site
 from anytls_http.testing.site import GREETING, body_sha256
 from tests.proxy.conftest import PASSWORD, USER, connect, read_answer, read_head
-from tests.sockets.targets import Background, Target, get, read_all, read_exactly, soon, takes
+from tests.sockets.targets import Background, Target, get, read_all, read_exactly
+from tests.support.timing import takes, wait_until
 
 BASIC = base64.b64encode(f"{USER}:{PASSWORD}".encode())
 
@@ -170,7 +171,7 @@ def test_keep_alive_to_different_hosts(proxy: LocalProxy, site: Site) -> None:
         assert proxy.connections == 1
     assert site.connections == 3  # the first is used again, then one each, and the last is used again
     assert site.log[4] == ("GET", "/?a=b")
-    soon(lambda: proxy.connections == 0)
+    wait_until(lambda: proxy.connections == 0)
 
 
 @pytest.mark.parametrize(
@@ -405,7 +406,7 @@ def test_a_client_that_vanishes(proxy: LocalProxy, server: AnyTLSServer, target:
         far = target.accept()
         read_head(far)
     assert far.recv(1) == b""
-    soon(lambda: proxy.connections == 0)
+    wait_until(lambda: proxy.connections == 0)
 
 
 # -- what can't be served --------------------------------------------------------------------------------

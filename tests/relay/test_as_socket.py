@@ -19,7 +19,8 @@ from anytls_http import AnyTLSClient, AnyTLSSocket
 from anytls_http.relay import poller, shared_relay
 from anytls_http.testing import AnyTLSServer, Site
 from anytls_http.testing.site import GREETING, body_sha256
-from tests.sockets.targets import Background, Target, get, read_all, read_exactly, soon
+from tests.sockets.targets import Background, Target, get, read_all, read_exactly
+from tests.support.timing import wait_until
 
 SIZE = 50_000_000
 
@@ -27,13 +28,13 @@ SIZE = 50_000_000
 @pytest.fixture(params=["epoll", "selectors"], autouse=True)
 def kind_of_poller(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Each test runs with the relay of Linux and with that of other systems."""
-    soon(lambda: shared_relay()._thread is None)
+    wait_until(lambda: shared_relay()._thread is None)
     if request.param == "selectors":
         monkeypatch.setattr("anytls_http.relay.loop.make_poller", poller.SelectorPoller)
     elif not hasattr(select, "epoll"):
         pytest.skip("no epoll on this system")
     yield request.param
-    soon(lambda: shared_relay()._thread is None)
+    wait_until(lambda: shared_relay()._thread is None)
 
 
 def connect(client: AnyTLSClient, target: Target) -> tuple[socket.socket, socket.socket]:
@@ -195,7 +196,7 @@ def test_the_targets_end_is_the_sockets(client: AnyTLSClient, target: Target) ->
         far.sendall(b"x" * 300_000)
         far.close()
         assert len(read_all(sock)) == 300_000
-        soon(lambda: client.stats().idle == 1)
+        wait_until(lambda: client.stats().idle == 1)
 
 
 def test_the_end_of_the_socket_ends_the_stream_with_all_its_data(
@@ -205,7 +206,7 @@ def test_the_end_of_the_socket_ends_the_stream_with_all_its_data(
     sender = Background(lambda: (sock.sendall(b"y" * 3_000_000), sock.close()))
     assert len(read_all(far)) == 3_000_000
     sender.result()
-    soon(lambda: client.stats().idle == 1)
+    wait_until(lambda: client.stats().idle == 1)
 
 
 def test_one_direction_may_end_alone(client: AnyTLSClient, target: Target, kind_of_poller: str) -> None:
@@ -225,7 +226,7 @@ def test_dropped_without_close(client: AnyTLSClient, target: Target) -> None:
     with pytest.warns(ResourceWarning):
         del sock
     assert far.recv(1) == b""
-    soon(lambda: client.stats().idle == 1)
+    wait_until(lambda: client.stats().idle == 1)
 
 
 def test_the_client_is_closed(client: AnyTLSClient, target: Target) -> None:
@@ -242,7 +243,7 @@ def test_the_session_breaks(
     with sock, caplog.at_level(logging.INFO):
         server.close_sessions(reset=True)
         assert sock.recv(1) == b""
-    soon(lambda: "a relayed stream broke" in caplog.text)
+    wait_until(lambda: "a relayed stream broke" in caplog.text)
 
 
 def test_a_refused_target(
@@ -252,14 +253,14 @@ def test_a_refused_target(
     with client.create_connection(("nobody.test", 1), 5).as_socket() as sock:
         assert sock.recv(1) == b""
     assert "no way" in caplog.text
-    soon(lambda: client.stats().idle == 1)
+    wait_until(lambda: client.stats().idle == 1)
 
 
 def test_the_sessions_are_used_again(client: AnyTLSClient, site: Site, server: AnyTLSServer) -> None:
     for _ in range(20):
         with client.create_connection((site.host, site.port), 5).as_socket() as sock:
             assert get(sock).endswith(GREETING)
-        soon(lambda: client.stats().idle == 1)
+        wait_until(lambda: client.stats().idle == 1)
     assert server.sessions_accepted == 1
     assert sum(thread.name == "anytls-relay" for thread in threading.enumerate()) == 1
 
@@ -281,7 +282,7 @@ def test_heartbeats_of_a_quiet_stream(server: AnyTLSServer, target: Target) -> N
 
 def test_what_another_thread_has_read_is_not_lost(client: AnyTLSClient, target: Target) -> None:
     sock, far = connect(client, target)
-    soon(lambda: len(shared_relay()._pairs) == 1)
+    wait_until(lambda: len(shared_relay()._pairs) == 1)
     (pair,) = shared_relay()._pairs
     stream = pair.stream
     assert isinstance(stream, AnyTLSSocket)
@@ -356,7 +357,7 @@ def test_a_failing_pair_ends_alone(
     client: AnyTLSClient, target: Target, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sock, far = connect(client, target)
-    soon(lambda: len(shared_relay()._pairs) == 1)
+    wait_until(lambda: len(shared_relay()._pairs) == 1)
     (pair,) = shared_relay()._pairs
     other, far_other = connect(client, target)
     with sock, other:

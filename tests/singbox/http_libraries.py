@@ -9,7 +9,6 @@ import contextlib
 import importlib
 import re
 import ssl
-import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -17,9 +16,6 @@ import pytest
 
 from anytls_http.testing import Site
 from tests.support.singbox import SingBoxServer
-
-#: How much later than its deadline a request may end (seconds); sing-box works on the same cores.
-LATE = 0.5  # of a machine that is busy; 0.1 s on a quiet one
 
 NAMES = ["httpx", "httpx2", "requests"]
 
@@ -226,15 +222,6 @@ def causes_of(exc: BaseException | None) -> list[type[BaseException]]:
         found.append(type(exc))
         exc = exc.__cause__ or exc.__context__
     return found
-
-
-@contextlib.contextmanager
-def in_time(seconds: float = 0.0) -> Iterator[None]:
-    """Expect that it takes ``seconds``, or up to ``LATE`` longer."""
-    begin = time.monotonic()
-    yield
-    took = time.monotonic() - begin
-    assert seconds - 0.01 <= took <= seconds + LATE
 
 
 def posts(site: Site) -> int:

@@ -17,7 +17,8 @@ from anytls_http.testing.site import GREETING, body_blocks, body_bytes, body_sha
 from tests.singbox.http_libraries import Library, Seen
 from tests.support.h2site import H2Site
 from tests.support.relay import Relay
-from tests.support.singbox import SingBoxServer, skip_without_singbox, wait_until
+from tests.support.singbox import SingBoxServer, skip_without_singbox
+from tests.support.timing import wait_until
 
 pytestmark = skip_without_singbox
 

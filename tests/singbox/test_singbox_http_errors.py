@@ -20,8 +20,9 @@ from anytls_http import (
 )
 from anytls_http.testing import Site, make_certificate
 from anytls_http.testing.site import GREETING
-from tests.singbox.http_libraries import LATE, Library, Seen, in_time, posts, raised
-from tests.support.singbox import SingBoxServer, free_port, skip_without_singbox, wait_until
+from tests.singbox.http_libraries import Library, Seen, posts, raised
+from tests.support.singbox import SingBoxServer, free_port, skip_without_singbox
+from tests.support.timing import LATE, takes, wait_until
 
 pytestmark = skip_without_singbox
 
@@ -134,7 +135,7 @@ class TestServersCertificate:
 class TestUnreachable:
     def test_nobody_listens(self, lib: Library, server: SingBoxServer, any_site: Site) -> None:
         outbound = server.outbound(server_port=free_port())
-        with lib.open(outbound) as http, in_time(), raised(lib.unreachable, DialError, "refused"):
+        with lib.open(outbound) as http, takes(0), raised(lib.unreachable, DialError, "refused"):
             http.get(any_site.url)
 
     def test_nobody_answers(self, lib: Library, server: SingBoxServer, any_site: Site) -> None:
@@ -148,7 +149,7 @@ class TestUnreachable:
             outbound = server.outbound(server_port=listener.getsockname()[1])
             with (
                 lib.open(outbound, timeout=SHORT) as http,
-                in_time(SHORT),
+                takes(SHORT),
                 raised(lib.connect_timeout, AnyTLSTimeout),
             ):
                 http.get(any_site.url)
@@ -169,7 +170,7 @@ class TestUnreachable:
                         late = time.monotonic()
                 assert SHORT - 0.01 <= time.monotonic() - late <= SHORT + LATE
             # No new session comes about.
-            with in_time(SHORT), raised(lib.connect_timeout, AnyTLSTimeout):
+            with takes(SHORT), raised(lib.connect_timeout, AnyTLSTimeout):
                 fresh.get(any_site.url)
             own.resume()
             assert http.get(any_site.url) == GREETING
@@ -181,7 +182,7 @@ class TestUnreachable:
             assert http.get(any_site.url) == GREETING
             before = posts(any_site)
             own.pause()
-            with in_time(SHORT), raised(lib.read_timeout, AnyTLSTimeout):
+            with takes(SHORT), raised(lib.read_timeout, AnyTLSTimeout):
                 http.post(f"{any_site.url}/echo-hash", b"once")
             own.resume()
             assert http.get(any_site.url) == GREETING
@@ -191,10 +192,10 @@ class TestUnreachable:
     def test_slow_target(self, lib: Library, server: SingBoxServer, own_site: Site, ca_file: str) -> None:
         with lib.open(server.outbound(), timeout=SHORT, ca_file=ca_file) as http:
             assert http.get(own_site.url) == GREETING
-            with in_time(SHORT), raised(lib.read_timeout, AnyTLSTimeout):
+            with takes(SHORT), raised(lib.read_timeout, AnyTLSTimeout):
                 http.get(f"{own_site.url}/slow?seconds=9")
             with http.stream(f"{own_site.url}/stream?pause=9", 1000) as body:
                 next(body)
-                with in_time(SHORT), raised(lib.read_timeout, AnyTLSTimeout):
+                with takes(SHORT), raised(lib.read_timeout, AnyTLSTimeout):
                     next(body)
             assert http.get(own_site.url) == GREETING

@@ -15,9 +15,10 @@ import pytest
 from anytls_http import DialError, SessionClosed
 from anytls_http.testing import Site
 from anytls_http.testing.site import GREETING
-from tests.singbox.http_libraries import Library, in_time, posts, raised
+from tests.singbox.http_libraries import Library, posts, raised
 from tests.support.h2site import H2Site
-from tests.support.singbox import SingBoxServer, skip_without_singbox, wait_until
+from tests.support.singbox import SingBoxServer, skip_without_singbox
+from tests.support.timing import takes, wait_until
 
 pytestmark = skip_without_singbox
 
@@ -30,10 +31,10 @@ class TestKilled:
             with http.stream(f"{any_site.url}/stream?count=1000&pause=0.01", 1000) as body:
                 next(body)
                 own.kill()
-                with in_time(), raised(lib.body_broken, SessionClosed):
+                with takes(0), raised(lib.body_broken, SessionClosed):
                     for _ in body:
                         pass
-            with in_time(), raised(lib.unreachable, DialError, "refused"):
+            with takes(0), raised(lib.unreachable, DialError, "refused"):
                 http.get(any_site.url)
             own.start()
             assert http.get(any_site.url) == GREETING
@@ -47,7 +48,7 @@ class TestKilled:
                 with http.stream(f"{site.url}/bytes/50000000") as body:
                     next(body)
                     own.kill()
-                    with in_time(), raised(lib.body_broken, SessionClosed):
+                    with takes(0), raised(lib.body_broken, SessionClosed):
                         for _ in body:
                             pass
                 own.start()

@@ -6,12 +6,13 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
+from tests.support.timing import PATIENCE
+
 #: How much later than its deadline a call may return (seconds; the issue's number).
-LATE = 0.5  # of a machine that is busy; 0.1 s on a quiet one
 
 
 class Target:
@@ -88,7 +89,7 @@ class Background:
     def running(self) -> bool:
         return self._thread.is_alive()
 
-    def result(self, timeout: float = 5.0) -> Any:
+    def result(self, timeout: float = PATIENCE) -> Any:
         self._thread.join(timeout)
         assert not self._thread.is_alive(), "the call hangs"
         if self._error is not None:
@@ -96,32 +97,12 @@ class Background:
             raise self._error.with_traceback(None)
         return self._value
 
-    def error(self, timeout: float = 5.0) -> BaseException | None:
+    def error(self, timeout: float = PATIENCE) -> BaseException | None:
         """Return the exception that the call raised."""
         with contextlib.suppress(BaseException):
             self.result(timeout)
         assert not self._thread.is_alive(), "the call hangs"
         return self._error
-
-
-@contextlib.contextmanager
-def takes(least: float, most: float | None = None) -> Iterator[None]:
-    """Assert that the block takes ``least`` to ``most`` seconds; by default at most 0.1 s more than ``least``."""
-    begin = time.monotonic()
-    try:
-        yield
-    finally:
-        took = time.monotonic() - begin
-        limit = least + LATE if most is None else most
-        assert least - 0.005 <= took <= limit, f"took {took:.3f} s instead of {least:g} to {limit:g} s"
-
-
-def soon(predicate: Callable[[], bool], timeout: float = 5.0) -> None:
-    """Wait until ``predicate()`` is true."""
-    deadline = time.monotonic() + timeout
-    while not predicate():
-        assert time.monotonic() < deadline, f"waited {timeout:g} s in vain"
-        time.sleep(0.005)
 
 
 def read_all(sock: Any) -> bytes:

@@ -19,7 +19,8 @@ import pytest
 from anytls_http import AnyTLSClient, ClientClosed, SessionClosed
 from anytls_http.testing import AnyTLSServer, Site
 from anytls_http.testing.site import GREETING
-from tests.sockets.targets import Background, FullBacklog, Target, get, soon, takes
+from tests.sockets.targets import Background, FullBacklog, Target, get
+from tests.support.timing import takes, wait_until
 
 
 class TestCloseOfTheClient:
@@ -92,8 +93,8 @@ class TestCloseOfTheClient:
         client = AnyTLSClient(server.outbound(), event_hooks={"alert": [lambda event: client.close()]})
         client.create_connection(target.address, timeout=5, wait_open=True).close()
         server.alert("end it all")
-        soon(lambda: repr(client).endswith("closed>"))
-        soon(lambda: maintenance_threads() == [])
+        wait_until(lambda: repr(client).endswith("closed>"))
+        wait_until(lambda: maintenance_threads() == [])
         client.close()
 
     def test_leaves_numbers_behind(self, client: AnyTLSClient, server: AnyTLSServer, target: Target) -> None:
@@ -177,7 +178,7 @@ class TestCloseOfASocket:
             socks.clear()
         assert far.recv(10) == b"x"
         assert far.recv(10) == b""
-        soon(lambda: client.stats().idle == 1)
+        wait_until(lambda: client.stats().idle == 1)
         assert server.sessions_accepted == 1
 
     def test_it_does_so_where_warnings_are_errors(self, client: AnyTLSClient, target: Target) -> None:
@@ -186,7 +187,7 @@ class TestCloseOfASocket:
             warnings.simplefilter("error")
             del sock
             gc.collect()
-        soon(lambda: client.stats().idle == 1)
+        wait_until(lambda: client.stats().idle == 1)
 
     def test_an_abandoned_download_does_not_hold_up_the_next(
         self, client: AnyTLSClient, server: AnyTLSServer, site: Site
@@ -197,7 +198,7 @@ class TestCloseOfASocket:
                 get(sock, f"/bytes/{size}", close=False)
                 assert sock.recv(100).startswith(b"HTTP/1.1 200")
                 if size > 100_000:
-                    soon(lambda: sock._session._tls.unread() > 70_000)
+                    wait_until(lambda: sock._session._tls.unread() > 70_000)
             with takes(0, 1), client.create_connection(address, timeout=5) as sock:
                 assert get(sock).endswith(GREETING)
         # Little that is unread is read over; for much, a new session is cheaper.
@@ -236,7 +237,7 @@ class TestDroppedClient:
         gc.collect()
         assert gone() is None
         server.wait_for(lambda: server.sessions_accepted == 2 and server.live_sessions == [])
-        soon(lambda: maintenance_threads() == [])
+        wait_until(lambda: maintenance_threads() == [])
 
     def test_a_socket_keeps_its_pool(self, server: AnyTLSServer, site: Site) -> None:
         sock = AnyTLSClient(server.outbound()).create_connection(("127.0.0.1", site.port), timeout=5)
@@ -312,7 +313,7 @@ class TestFork:
             assert server.sessions_accepted == 4
             assert client.stats().idle == 2
             server.close_sessions()
-            soon(lambda: client.stats().idle == 0)
+            wait_until(lambda: client.stats().idle == 0)
 
     def test_a_child_of_a_thread_that_holds_a_lock(self, server: AnyTLSServer, site: Site) -> None:
         with AnyTLSClient(server.outbound()) as client:

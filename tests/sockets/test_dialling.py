@@ -18,7 +18,8 @@ from anytls_http import (
 )
 from anytls_http.testing import AnyTLSServer, Site, make_certificate
 from anytls_http.testing.site import GREETING
-from tests.sockets.targets import Background, FullBacklog, Target, get, soon, takes
+from tests.sockets.targets import Background, FullBacklog, Target, get
+from tests.support.timing import takes, wait_until
 
 TARGET = ("target.test", 80)
 
@@ -168,7 +169,7 @@ class TestWaitReady:
         with AnyTLSClient(server.outbound(ensure_idle_session=1)) as client:
             client.wait_ready(1, timeout=5)
             with client.create_connection(target.address, timeout=5):
-                soon(lambda: client.stats().idle == 1)
+                wait_until(lambda: client.stats().idle == 1)
                 assert client.stats().active == 1
             assert client.stats().idle == 2
 

@@ -17,7 +17,8 @@ from anytls_http import (
 from anytls_http.protocol.frames import Command
 from anytls_http.testing import AnyTLSServer, Site
 from anytls_http.testing.site import GREETING
-from tests.sockets.targets import Target, get, read_exactly, soon, takes
+from tests.sockets.targets import Target, get, read_exactly
+from tests.support.timing import takes, wait_until
 
 
 class TestFirstUse:
@@ -31,7 +32,7 @@ class TestFirstUse:
     def test_entering_fills_the_pool(self, server: AnyTLSServer) -> None:
         with AnyTLSClient(server.outbound(ensure_idle_session=2)) as client:
             server.wait_for(lambda: server.sessions_accepted == 2)
-            soon(lambda: client.stats().idle == 2)
+            wait_until(lambda: client.stats().idle == 2)
             assert client.stats().created == {"demand": 0, "ensure_idle": 2}
 
     def test_a_connection_without_with_dials_on_demand(self, server: AnyTLSServer, site: Site) -> None:
@@ -257,7 +258,7 @@ class TestPassword:
                 sock.recv(1)
             assert "wrong password" in str(caught.value)
             assert "wr0ng-secret" not in str(caught.value) + repr(client) + repr(sock) + repr(client.outbound)
-            soon(lambda: server.auth_failures == 1)
+            wait_until(lambda: server.auth_failures == 1)
 
     def test_not_told_once_a_frame_was_received(
         self, client: AnyTLSClient, server: AnyTLSServer, target: Target
@@ -267,7 +268,7 @@ class TestPassword:
         # From now on a close means something else, whatever the session that it befalls has received.
         server.faults.close_after_authentication = True
         server.close_sessions()
-        soon(lambda: client.stats().idle == 0)
+        wait_until(lambda: client.stats().idle == 0)
         with client.create_connection(target.address, timeout=5) as sock, pytest.raises(SessionClosed):
             sock.sendall(b"user data")
             sock.recv(1)

@@ -16,7 +16,8 @@ from anytls_http.pool.events import EVENT_NAMES, Event
 from anytls_http.protocol.frames import Command
 from anytls_http.testing import AnyTLSServer, Site
 from anytls_http.testing.site import GREETING, body_bytes
-from tests.sockets.targets import Background, Target, get, read_exactly, soon, takes
+from tests.sockets.targets import Background, Target, get, read_exactly
+from tests.support.timing import takes, wait_until
 
 
 class Log(list[Event]):
@@ -90,7 +91,7 @@ class TestEvents:
             with client.create_connection(("127.0.0.1", site.port), timeout=5) as sock:
                 get(sock)
             server.alert("enough")
-            soon(lambda: ("session_closed", 1) in seen)
+            wait_until(lambda: ("session_closed", 1) in seen)
         assert not locked.is_set()
         assert ("alert", 1) in seen
 
@@ -134,7 +135,7 @@ class TestEvents:
         with watched.create_connection(("127.0.0.1", site.port), timeout=5) as sock:
             get(sock)
         server.close_sessions()
-        soon(lambda: "session_closed" in log.names)
+        wait_until(lambda: "session_closed" in log.names)
         assert server.password not in caplog.text + repr(log) + repr(watched) + repr(watched.outbound)
 
 
@@ -148,7 +149,7 @@ def test_the_numbers(server: AnyTLSServer, target: Target) -> None:
             read_exactly(far, 100_000)
             far.sendall(bytes(2000))
             read_exactly(sock, 2000)
-            soon(lambda: client.stats().idle == 1)
+            wait_until(lambda: client.stats().idle == 1)
             stats = client.stats()
             assert (stats.active, stats.total, stats.deficit, stats.streams_opened) == (1, 2, 0, 1)
             # The users' bytes, without frames and padding.
@@ -157,7 +158,7 @@ def test_the_numbers(server: AnyTLSServer, target: Target) -> None:
             assert sum(stats.closed.values()) == 0
         server.stop_listening()
         server.close_sessions()
-        soon(lambda: client.stats().closed["peer"] == 2)
+        wait_until(lambda: client.stats().closed["peer"] == 2)
         stats = client.stats()
         assert (stats.total, stats.deficit, stats.bytes_sent, stats.bytes_received) == (0, 1, 100_000, 2000)
 
@@ -169,7 +170,7 @@ class TestPadding:
         with watched.create_connection(target.address, timeout=5, wait_open=True) as sock:
             target.accept()
             server.push_scheme("stop=3\n0=50-50\n1=300-300\n2=60-60,c,444-444")
-            soon(lambda: (sock.is_readable(), "padding_updated" in log.names)[1])
+            wait_until(lambda: (sock.is_readable(), "padding_updated" in log.names)[1])
             sock.sendall(b"old scheme")
             with watched.create_connection(target.address, timeout=5) as other:
                 other.sendall(bytes(20))
@@ -217,8 +218,8 @@ class TestAlert:
     ) -> None:
         watched.create_connection(target.address, timeout=5, wait_open=True).close()
         server.alert("go away")
-        soon(lambda: watched.stats().closed["alert"] == 1)
-        soon(lambda: "alert" in log.names)
+        wait_until(lambda: watched.stats().closed["alert"] == 1)
+        wait_until(lambda: "alert" in log.names)
 
 
 class TestEndOfAnIdleSession:
@@ -228,11 +229,13 @@ class TestEndOfAnIdleSession:
         with AnyTLSClient(outbound, event_hooks=log.hooks()) as client:
             client.wait_ready(2, timeout=5)
             # Before their first frame, sessions that end count as failed dials.
-            soon(lambda: all(session.frames for session in server.sessions) and len(server.sessions) == 2)
-            soon(lambda: log.names.count("heartbeat") >= 2 and len({e.session for e in log}) == 2)
+            wait_until(
+                lambda: all(session.frames for session in server.sessions) and len(server.sessions) == 2
+            )
+            wait_until(lambda: log.names.count("heartbeat") >= 2 and len({e.session for e in log}) == 2)
             server.close_sessions(reset)
-            soon(lambda: log.names.count("session_closed") == 2)
-            soon(lambda: client.stats().idle == 2)
+            wait_until(lambda: log.names.count("session_closed") == 2)
+            wait_until(lambda: client.stats().idle == 2)
             assert client.stats().closed["peer"] == 2
             assert client.stats().created["ensure_idle"] == 4
 
@@ -258,8 +261,8 @@ class TestHeartbeat:
             with client.create_connection(target.address, timeout=5) as sock:
                 sock.sendall(b"x")
                 # On the busy one nobody reads: the maintenance thread does, when it has to know.
-                soon(lambda: {e.session for e in log if e.name == "heartbeat"} == {1, 2})
-                soon(lambda: log.names.count("heartbeat") > 6)
+                wait_until(lambda: {e.session for e in log if e.name == "heartbeat"} == {1, 2})
+                wait_until(lambda: log.names.count("heartbeat") > 6)
                 target.accept()
                 # An answer that lay unread is no measure of the way.
                 assert all(session.round_trip < 0.2 for session in client._pool.state.sessions)
@@ -290,10 +293,10 @@ class TestHeartbeat:
         monkeypatch.setattr(rules, "HEARTBEAT_TIMEOUT", 0.3)
         with AnyTLSClient(server.outbound(heartbeat="200ms"), event_hooks=log.hooks()) as client:
             client.wait_ready(1, timeout=5)
-            soon(lambda: "heartbeat" in log.names)
+            wait_until(lambda: "heartbeat" in log.names)
             server.freeze()
             with takes(0.2, 0.2 + 0.3 + 0.3):
-                soon(lambda: client.stats().closed["heartbeat_timeout"] == 1)
+                wait_until(lambda: client.stats().closed["heartbeat_timeout"] == 1)
             assert client.stats().total == 0
             server.thaw()
 
@@ -427,8 +430,8 @@ class TestRotation:
             max_connection_lifetime="100ms", idle_session_check_interval="50ms", ensure_idle_session=1
         )
         with AnyTLSClient(outbound) as client:
-            soon(lambda: client.stats().closed["max_age"] >= 2)
-            soon(lambda: client.stats().idle == 1)
+            wait_until(lambda: client.stats().closed["max_age"] >= 2)
+            wait_until(lambda: client.stats().idle == 1)
 
     def test_idle_for_too_long(self, server: AnyTLSServer) -> None:
         outbound = server.outbound(
@@ -436,7 +439,7 @@ class TestRotation:
         )
         with AnyTLSClient(outbound) as client:
             client.wait_ready(3, timeout=5)
-            soon(lambda: client.stats().closed["idle_timeout"] == 2)
+            wait_until(lambda: client.stats().closed["idle_timeout"] == 2)
             assert client.stats().idle == 1
 
 

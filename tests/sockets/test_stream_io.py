@@ -16,7 +16,8 @@ from anytls_http import AnyTLSClient, AnyTLSSocket, AnyTLSTimeout, SessionClosed
 from anytls_http.net import tls as tls_module
 from anytls_http.protocol.frames import Command, encode_frame
 from anytls_http.testing import AnyTLSServer
-from tests.sockets.targets import Background, Target, read_all, read_exactly, soon, takes
+from tests.sockets.targets import Background, Target, read_all, read_exactly
+from tests.support.timing import takes, wait_until
 
 Pair = tuple[AnyTLSSocket, socket.socket]
 
@@ -43,7 +44,7 @@ class TestReading:
         sock, far = pair
         body = bytes(range(256)) * 400
         far.sendall(body)
-        soon(sock.is_readable)
+        wait_until(sock.is_readable)
         got = b""
         calls = 0
         while len(got) < len(body):
@@ -58,7 +59,7 @@ class TestReading:
         body = bytes(range(256)) * 4096
         sending = Background(far.sendall, body)
         tls = sock._session._tls
-        soon(lambda: tls.unread() > 70_000)
+        wait_until(lambda: tls.unread() > 70_000)
         assert sock.recv(10) == body[:10]
         assert len(tls._arrived) > 40_000, "more was read than OpenSSL got"
         assert tls.has_arrived()
@@ -161,7 +162,7 @@ class TestWriting:
     def test_after_the_other_side_has_closed(self, pair: Pair, client: AnyTLSClient) -> None:
         sock, far = pair
         far.close()
-        soon(sock.is_readable)
+        wait_until(sock.is_readable)
         with pytest.raises(ConnectionError):
             sock.sendall(b"too late")
         # It is the stream that has ended, not its session.
@@ -255,7 +256,7 @@ class TestTimeouts:
     def test_a_second_reader_and_a_second_writer(self, pair: Pair) -> None:
         sock, far = pair
         first = Background(sock.recv, 1)
-        soon(lambda: sock._session._reader_waits)
+        wait_until(lambda: sock._session._reader_waits)
         second = Background(sock.sendall, bytes(20 << 20))
         time.sleep(0.1)
         sock.settimeout(0.1)
@@ -283,7 +284,7 @@ class TestTimeouts:
         with takes(0), pytest.raises(BlockingIOError):
             sock.recv_into(bytearray(1))
         far.sendall(b"x")
-        soon(sock.is_readable)
+        wait_until(sock.is_readable)
         assert sock.recv(10) == b"x"
         sent = 0
         begin = time.monotonic()
@@ -317,7 +318,7 @@ class TestReadable:
     def test_data(self, pair: Pair) -> None:
         sock, far = pair
         far.sendall(b"x")
-        soon(sock.is_readable)
+        wait_until(sock.is_readable)
         assert sock.is_readable()
         assert sock.recv(10) == b"x"
         assert not sock.is_readable()
@@ -325,7 +326,7 @@ class TestReadable:
     def test_the_streams_end(self, pair: Pair) -> None:
         sock, far = pair
         far.close()
-        soon(sock.is_readable)
+        wait_until(sock.is_readable)
         assert sock.recv(1) == b""
         assert sock.is_readable()
 
@@ -333,7 +334,7 @@ class TestReadable:
     def test_a_dead_session(self, pair: Pair, server: AnyTLSServer, reset: bool) -> None:
         sock, _ = pair
         server.close_sessions(reset)
-        soon(sock.is_readable)
+        wait_until(sock.is_readable)
         with pytest.raises(SessionClosed):
             sock.recv(1)
 

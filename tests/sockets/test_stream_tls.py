@@ -20,7 +20,8 @@ from anytls_http import AnyTLSClient, AnyTLSSocket, AnyTLSTimeout, AnyTLSTLSSock
 from anytls_http.testing import AnyTLSServer, Site, make_certificate
 from anytls_http.testing.site import GREETING, body_bytes
 from anytls_http.tls_context import TunnelSSLContext
-from tests.sockets.targets import Background, Target, get, read_exactly, soon, takes
+from tests.sockets.targets import Background, Target, get, read_exactly
+from tests.support.timing import takes, wait_until
 
 CERTIFICATE = make_certificate("target.test", "localhost", "127.0.0.1")
 
@@ -91,7 +92,7 @@ class TestStream:
         with pytest.raises(BlockingIOError):
             sock.recv(1)
         far.sendall(b"x")
-        soon(sock.is_readable)
+        wait_until(sock.is_readable)
         assert sock.recv(10) == b"x"
 
     def test_write_timeout(self, pair: Pair) -> None:
@@ -159,12 +160,12 @@ class TestReadable:
         sock, far = pair
         assert not sock.is_readable()
         far.sendall(b"x")
-        soon(sock.is_readable)
+        wait_until(sock.is_readable)
         assert sock.is_readable()
         assert sock.recv(10) == b"x"
         assert not sock.is_readable()
         far.close()
-        soon(sock.is_readable)
+        wait_until(sock.is_readable)
         assert sock.recv(1) == b""
 
     def test_a_late_session_ticket_is_nothing(
@@ -178,17 +179,17 @@ class TestReadable:
                 with far.result() as end:
                     assert end.recv(1) == b"!"
                     # Wait until they are here, by asking the layer below.
-                    soon(lambda: server.sessions[0].streams[0].bytes_down > 1500)
-                    soon(plain.is_readable)
+                    wait_until(lambda: server.sessions[0].streams[0].bytes_down > 1500)
+                    wait_until(plain.is_readable)
                     assert not sock.is_readable()
                     end.sendall(b"x")
-                    soon(sock.is_readable)
+                    wait_until(sock.is_readable)
                     assert sock.recv(10) == b"x"
 
     def test_a_dead_session(self, pair: Pair, server: AnyTLSServer) -> None:
         sock, _ = pair
         server.close_sessions()
-        soon(sock.is_readable)
+        wait_until(sock.is_readable)
 
 
 class TestHandshake:
@@ -329,7 +330,7 @@ class TestHTTPClient:
         response = connection.getresponse()
         assert connection.sock is None  # http.client has closed it already
         assert response.read() == GREETING
-        soon(lambda: client.stats().idle == 1)
+        wait_until(lambda: client.stats().idle == 1)
 
     def test_https(self, client: AnyTLSClient, server: AnyTLSServer, tls_site: Site) -> None:
         server.routes["site.test", 443] = ("127.0.0.1", tls_site.port)

@@ -10,14 +10,14 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 
 from anytls_http.testing import Certificate, make_certificate
+from tests.support.timing import wait_until
 
 #: Ports to listen on: below those of outgoing connections (32768 up on Linux, 49152 up elsewhere).
 PORTS = (12000, 32000)
@@ -54,15 +54,6 @@ def free_port(host: str = "127.0.0.1") -> int:
         with contextlib.suppress(OSError), socket.create_server((host, port)):
             return port
     raise RuntimeError(f"no port is free between {PORTS[0]} and {PORTS[1]}")
-
-
-def wait_until(predicate: Callable[[], bool], timeout: float = 5.0, what: str = "") -> None:
-    """Poll ``predicate`` every 10 ms; raises :class:`TimeoutError` after ``timeout`` seconds."""
-    deadline = time.monotonic() + timeout
-    while not predicate():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {timeout:g} s in vain for {what or predicate}")
-        time.sleep(0.01)
 
 
 class SingBoxProcess:

@@ -13,7 +13,8 @@ from tests.support import rawclient as raw
 from tests.support.h2site import H2Site
 from tests.support.rawclient import RawClient, frame
 from tests.support.relay import Relay
-from tests.support.singbox import SingBoxClient, SingBoxServer, skip_without_singbox, wait_until
+from tests.support.singbox import SingBoxClient, SingBoxServer, skip_without_singbox
+from tests.support.timing import wait_until
 
 
 def test_h2site() -> None:
