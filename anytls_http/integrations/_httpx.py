@@ -1,7 +1,7 @@
 """The httpx transport, written once for httpx and httpx2, which bind it to their modules.
 
-It is httpcore's ``ConnectionPool`` (for httpx: the one of ``_httpcore_pool.py``) over the tunnel's backend
-(``_httpcore.py``), and uses public names only.
+It sends httpcore's requests through a pool (``_http_pool.py``) of httpcore's connections over the tunnel's
+backend (``_httpcore.py``), by public names only.
 What it adds: httpcore's exceptions become httpx's, while the body is read too; a refused stream may be
 tried again; a request that found its kept-alive connection dead goes out on another one.
 """
@@ -18,6 +18,7 @@ from anytls_http.client import AnyTLSClient
 from anytls_http.errors import AuthenticationError, CertificateError, ClientClosed
 from anytls_http.net.steps import observed_by
 
+from ._http_pool import HTTPPool
 from ._httpcore import TunnelBackend, asked
 from ._trace import tracing
 
@@ -57,8 +58,10 @@ class TunnelBody:
     def __iter__(self) -> Iterator[bytes]:
         try:
             yield from self._stream
-        except Exception as exc:
-            self._raise_mapped(exc)
+        except BaseException as exc:
+            self.close()
+            if isinstance(exc, Exception):
+                self._raise_mapped(exc)
             raise
 
     def close(self) -> None:
@@ -73,7 +76,6 @@ class TunnelTransport:
     library: ClassVar[Any]
     core: ClassVar[Any]
     backend_class: ClassVar[type[TunnelBackend]]
-    pool_class: ClassVar[type[Any]]
     body_class: ClassVar[type[TunnelBody]]
     #: httpcore's exceptions to httpx's.
     exceptions: ClassVar[Mapping[type[Exception], type[Exception]]]
@@ -107,7 +109,8 @@ class TunnelTransport:
         )
         self._retries = retries
         # Its own retries stay 0: it knows nothing of refusals, and two counters would multiply.
-        self._pool = self.pool_class(
+        self._pool = HTTPPool(
+            self.core,
             ssl_context=context,
             max_connections=limits.max_connections,
             max_keepalive_connections=limits.max_keepalive_connections,

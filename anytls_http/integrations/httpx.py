@@ -26,7 +26,6 @@ import httpcore
 import httpx
 
 from ._httpcore import TunnelBackend, TunnelStream
-from ._httpcore_pool import TunnelPool
 from ._httpx import TunnelBody, TunnelTransport
 
 if TYPE_CHECKING:
@@ -76,7 +75,6 @@ class AnyTLSTransport(TunnelTransport, httpx.BaseTransport):
     library: ClassVar[Any] = httpx
     core: ClassVar[Any] = httpcore
     backend_class = _Backend
-    pool_class = TunnelPool
     body_class = _Body
 
     def __init__(

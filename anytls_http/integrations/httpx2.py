@@ -75,7 +75,6 @@ class AnyTLSTransport(TunnelTransport, httpx2.BaseTransport):
     library: ClassVar[Any] = httpx2
     core: ClassVar[Any] = httpcore2
     backend_class = _Backend
-    pool_class = httpcore2.ConnectionPool
     body_class = _Body
 
     def __init__(

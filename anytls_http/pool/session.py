@@ -162,7 +162,7 @@ class Session(SessionReading):
         asked_at = self.heart_sent_at
         if not self.send_heartbeat():
             return not self.closed
-        seconds = rules.proof_patience(self._shortest_trip)
+        seconds = rules.proof_patience(self._state.shortest_trip(self.shortest_trip))
         if since <= self._state.dead_since:
             seconds = 0.0
         elif asked_at is not None:

@@ -51,7 +51,6 @@ class SessionCore:
         "_reader",
         "_reader_waits",
         "_sent_since_look",
-        "_shortest_trip",
         "_state",
         "_timed_out",
         "_tls",
@@ -71,6 +70,7 @@ class SessionCore:
         "lease",
         "round_trip",
         "sequence",
+        "shortest_trip",
         "streams_opened",
         "target",
         "unasked_bytes",
@@ -108,7 +108,7 @@ class SessionCore:
         self.heartbeats_sent = 0
         self.heartbeats_answered = 0
         self.round_trip = round_trip  #: seconds, as last measured
-        self._shortest_trip = round_trip  # one slow answer says little about the way
+        self.shortest_trip = round_trip  #: seconds: one slow answer says little about the way
         self.closed = False
         self._error: AnyTLSError | None = None
         self.target = ""  #: ``host:port`` of the open stream

@@ -178,7 +178,7 @@ class SessionReading(SessionWriting):
                 self._tell("heartbeat")  # the answer may have waited long for its reader
             else:
                 self.round_trip = seconds
-                self._shortest_trip = min(self._shortest_trip, seconds)
+                self.shortest_trip = min(self.shortest_trip, seconds)
                 self._tell("heartbeat", seconds=seconds)
         self.last_received = now
 

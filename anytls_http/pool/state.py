@@ -319,6 +319,14 @@ class PoolState:
             self.failures, self.options.idle_session_check_interval, self.rng
         )
 
+    def shortest_trip(self, own: float) -> float:
+        """Return the shortest round trip of the sessions that there are (seconds), ``own`` where there is none.
+
+        The way is the same for all; one that was dialled together with many others has measured the wait for them.
+        """
+        with self.lock:
+            return min((session.shortest_trip for session in self.sessions), default=own)
+
     def note_success(self, session: Session) -> None:
         """A stream was opened on ``session``: where it was dialled since the last failure, refill at once."""
         with self.lock:

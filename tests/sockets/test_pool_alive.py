@@ -472,3 +472,18 @@ def test_sixteen_threads_on_one_client(server: AnyTLSServer, site: Site) -> None
         # None was given up, not even because maintenance looked at it as its stream ended. There may be more
         # than threads: one that was left in mid-answer is drained before it is used again.
         assert sum(stats.closed.values()) == 0, stats.closed
+
+    def test_is_as_patient_as_the_fastest_dial_asks_for(
+        self, client: AnyTLSClient, server: AnyTLSServer, target: Target
+    ) -> None:
+        """A dial beside fifty others measures the wait for them, not the way to the server."""
+        with (
+            client.create_connection(target.address, timeout=5, wait_open=True),
+            client.create_connection(target.address, timeout=5, wait_open=True) as sock,
+        ):
+            sock._session.shortest_trip = 2.0
+            time.sleep(0.08)
+            server.freeze()
+            with takes(0.2, 0.5):
+                assert not sock._prove_alive(time.monotonic() + 5)
+            server.thaw()
