@@ -145,11 +145,13 @@ class AnyTLSTLSSocket(StreamSocket):
                 self._held = self._held[count:]
                 return count
             waits = 0
+            engine = self._engine
             while True:
-                count = self._engine.decrypt_into(view)
-                if count != NEED_INPUT:
-                    return count
-                if self._engine.has_output:
+                if not engine.drained:  # else OpenSSL would only raise an exception, which is dear
+                    count = engine.decrypt_into(view)
+                    if count != NEED_INPUT:
+                        return count
+                if engine.has_output:
                     self._answer(deadline)
                 # Records without data (tickets, key updates) must not hold the reader past the deadline.
                 if waits and remaining(deadline) == 0 and (deadline != AT_ONCE or waits >= MAX_FILLS):
