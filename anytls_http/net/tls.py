@@ -34,6 +34,10 @@ except ImportError:  # Windows
 
 #: Most ciphertext that the engine gets at once (bytes): OpenSSL's buffer keeps the size that it once had.
 FEED_SIZE = 128 * 1024
+#: Where so much has come at once (bytes), there is likely more.
+MUCH = 8192
+#: Most reads that poll first, in a row, before another one tries without.
+MOST_POLLS = 63
 NOTHING = memoryview(b"")
 
 
@@ -44,9 +48,10 @@ class TLSConnection:
         "__weakref__",
         "_arrived",
         "_borrowed",
-        "_eager",
         "_fd",
         "_input",
+        "_misses",
+        "_polls",
         "_sock",
         "_unsent",
         "engine",
@@ -58,7 +63,8 @@ class TLSConnection:
         self._sock = sock
         self._fd = sock.fileno()
         self._input = ReadWaiter(self._fd)
-        self._eager = False
+        self._polls = 2  # so many reads more poll first: the handshake's, for a start
+        self._misses = 1
         self._borrowed: memoryview | None = None
         self._arrived = NOTHING  # read, in the borrowed buffer, and not yet given to the engine
         self._unsent: memoryview | None = None
@@ -126,9 +132,10 @@ class TLSConnection:
 
     def _read(self, deadline: float | None) -> memoryview:
         """Wait for ciphertext and return it, in the borrowed buffer."""
+        first = not self._polls
         try:
-            if not self._eager:
-                # After a request the answer isn't there yet: polling first saves a failed read.
+            if not first:
+                self._polls -= 1
                 self._input.wait(deadline)
             while True:
                 # Not before the wait: who waits needs none.
@@ -138,15 +145,30 @@ class TLSConnection:
                     break
                 except BlockingIOError:
                     self._give_back()
-                    self._eager = False
+                    if first:
+                        first = False
+                        self._polls = self._misses  # none at once: one miss among hits says little
+                        self._misses = min(2 * self._misses + 1, MOST_POLLS)
                     self._input.wait(deadline)
         except AnyTLSTimeout:
             raise
         except (OSError, ValueError) as exc:
             raise SessionClosed(f"the connection to the server broke: {_words(exc)}") from exc
-        # Where much comes at once there is likely more: then read without asking first.
-        self._eager = count > 8192
+        if first:
+            self._misses = 0
+        elif count > MUCH:
+            self._polls = 0  # there is likely more
         return buffer[:count]
+
+    @property
+    def reads_first(self) -> bool:
+        """Whether :meth:`receive` reads before it polls, since what it wants tends to be there already.
+
+        So it is in bulk, and with many threads, each of which waits longer for the GIL than for its answer. Then
+        each call saved that gives up the GIL counts; else a failed ``SSL_read`` before the poll is no loss, since
+        the answer comes meanwhile (``docs/performance.md``).
+        """
+        return not self._polls
 
     def has_arrived(self) -> bool:
         """Whether :meth:`receive` would return at once. The caller holds the reader's role."""

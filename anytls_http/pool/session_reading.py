@@ -92,7 +92,7 @@ class SessionReading(SessionWriting):
                 continue
             if total and (engine.drained or size - total < MIN_ROOM):
                 break
-            count = self._decrypt(size - total)
+            count = NEED_INPUT if engine.drained and self._tls.reads_first else self._decrypt(size - total)
             if count > 0:
                 continue
             if total:
