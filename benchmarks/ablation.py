@@ -24,6 +24,7 @@ from singbox import SingBox
 from variants import Variants, timed
 
 import anytls_http
+from anytls_http.integrations import _httpx
 from anytls_http.net import scratch as scratch_module
 from anytls_http.net.tls import TLSConnection
 from anytls_http.pool.session import Session
@@ -72,15 +73,25 @@ def without_quick_look() -> Any:
     return mock.patch.object(Session, "_nothing_has_come", return_value=False)
 
 
-def without_eager_reads() -> Any:
+def without_reading_first() -> Any:
     """Ask whether data is there before each read."""
     real = TLSConnection.receive
 
     def receive(self: TLSConnection, deadline: float | None) -> int:
-        self._eager = False
-        return real(self, deadline)
+        count = real(self, deadline)
+        self._polls = 1
+        return count
 
     return mock.patch.object(TLSConnection, "receive", receive)
+
+
+def with_httpcores_pool() -> Any:
+    """Keep httpx's connections in httpcore's own pool."""
+
+    def pool(core: Any, **options: Any) -> Any:
+        return core.ConnectionPool(**options)
+
+    return mock.patch.object(_httpx, "HTTPPool", pool)
 
 
 def download(variants: Variants, scheme: str) -> tuple[Callable[[], None], float]:
@@ -98,9 +109,11 @@ def download(variants: Variants, scheme: str) -> tuple[Callable[[], None], float
     return work, SIZE / 1e6
 
 
-def gets(variants: Variants, keep_alive: bool, threads: int, count: int) -> tuple[Callable[[], None], float]:
-    """``count`` small GETs by httpx."""
-    url = variants.origin.url("http", "small")
+def gets(
+    variants: Variants, keep_alive: bool, threads: int, count: int, what: str = "small"
+) -> tuple[Callable[[], None], float]:
+    """``count`` GETs by httpx."""
+    url = variants.origin.url("http", what)
 
     def work() -> None:
         # Here it is the client that closes, so that there is a FIN to send.
@@ -144,16 +157,30 @@ def main() -> None:
             download(variants, "https"),
         ),
         (
-            "read first where much came before, not poll first",
+            "read first where data tends to be there, not poll first",
             "download, http",
-            without_eager_reads,
+            without_reading_first,
             download(variants, "http"),
         ),
+        ("the same", "small, kept-alive, 32 threads", without_reading_first, gets(variants, True, 32, 2560)),
+        (
+            "a pool of our own for httpx's connections, not httpcore's",
+            "small, kept-alive",
+            with_httpcores_pool,
+            gets(variants, True, 1, 1000),
+        ),
+        (
+            "the same",
+            "page of 100 KiB, kept-alive",
+            with_httpcores_pool,
+            gets(variants, True, 1, 1000, "page"),
+        ),
+        ("the same", "small, kept-alive, 32 threads", with_httpcores_pool, gets(variants, True, 32, 2560)),
         (
             "quick stale check",
             "small, kept-alive, 32 threads",
             without_quick_look,
-            gets(variants, True, 32, 960),
+            gets(variants, True, 32, 2560),
         ),
         ("the FIN leaves with the next SYN", "small, new connection each", without_held_fin, new),
     ]
