@@ -20,7 +20,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anytls_http.config import AnyTLSOutbound
 from anytls_http.errors import AnyTLSError, ClientClosed
@@ -74,7 +74,7 @@ class PoolState:
         self.suspect_since = -math.inf  #: an upload at that time got no answer until its time-out
         self.dead_since = -math.inf  #: a session that was last heard then has failed to prove its life
 
-        self.lock = threading.Lock()
+        self.lock: Any = threading.RLock()  # nobody enters it twice, but it knows its thread; see is_inside
         self.changed = threading.Condition(self.lock)
         self.closed = False
         self.idle: list[Session] = []  #: ordered by sequence, the newest last
@@ -129,6 +129,14 @@ class PoolState:
         wake = self._wake
         if wake is not None:
             _knock(wake)
+
+    def is_inside(self) -> bool:
+        """Whether this thread has the pool's lock: then a finalizer is running, which must leave the pool alone.
+
+        Garbage collection may come at any allocation, and close the response (and with it the stream) that a
+        generator in a cycle has left.
+        """
+        return self.lock._is_owned()  # type: ignore[no-any-return]
 
     # -- dials in flight -------------------------------------------------------------------------------
 
@@ -338,7 +346,7 @@ class PoolState:
 
     def after_fork_in_child(self) -> None:
         """Begin anew: the locks may have been held by a thread that the child doesn't have."""
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         for session in list(self.sessions):
             session.close_inherited()

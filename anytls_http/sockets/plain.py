@@ -153,7 +153,10 @@ class AnyTLSSocket(StreamSocket):
             lease, self._lease = self._lease, None  # an interrupt from here on ends the lease with this call
             self._ended = True
         if lease is not None:
-            _end_stream(self._pool, lease, self._end_may_wait)
+            if self._pool.state.is_inside():
+                self._abandon(lease)
+            else:
+                _end_stream(self._pool, lease, self._end_may_wait)
         if self._on_end is not None:
             self._on_end()
 
@@ -177,14 +180,16 @@ class AnyTLSSocket(StreamSocket):
         if not getattr(self, "_ended", True):
             # A finalizer may run inside any lock: the maintenance thread ends the stream.
             self._ended = True
-            state = self._pool.state
             if self._lease is not None:
-                state.abandoned.append(
-                    functools.partial(_end_stream, self._pool, self._lease, may_wait=False)
-                )
-            state.wake_maintenance()
+                self._abandon(self._lease)
             # The last thing to do: where warnings are errors, it raises.
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+
+    def _abandon(self, lease: Lease) -> None:
+        """Leave the stream's end to the maintenance thread; safe from a finalizer."""
+        state = self._pool.state
+        state.abandoned.append(functools.partial(_end_stream, self._pool, lease, may_wait=False))
+        state.wake_maintenance()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open" if self._opened else "opening"

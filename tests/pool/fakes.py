@@ -92,7 +92,7 @@ class FakeSession:
         return self.mute
 
     def close(self, reason: str, error: AnyTLSError | None = None) -> None:
-        assert not self.state.lock.locked(), "decide under the lock, act outside it"
+        assert not self.state.is_inside(), "decide under the lock, act outside it"
         if self.closed:
             return
         self.closed = True
@@ -148,7 +148,7 @@ class FakePool:
 
     def _start_dial(self, state: PoolState) -> None:
         assert state is self.state
-        assert not state.lock.locked(), "decide under the lock, act outside it"
+        assert not state.is_inside(), "decide under the lock, act outside it"
         self.dials.append(self.clock.now)
 
     @property

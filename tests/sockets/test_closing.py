@@ -334,3 +334,15 @@ def test_a_client_cant_be_pickled(client: AnyTLSClient) -> None:
         pickle.dumps(client)
     again = pickle.loads(pickle.dumps(client.outbound))
     assert again == client.outbound
+
+
+def test_a_finalizer_inside_the_pools_lock_leaves_the_end_to_others(
+    client: AnyTLSClient, target: Target
+) -> None:
+    """Garbage collection may close a stream at any allocation, under the pool's lock too."""
+    sock = client.create_connection(target.address, timeout=5, wait_open=True)
+    with client._pool.state.lock:
+        sock.close()
+        assert client._pool.state.sessions
+    wait_until(lambda: client.stats().active == 0)
+    assert client.stats().total == 1
