@@ -21,8 +21,10 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Any
 
-#: Seconds between two looks at all idle connections, for those that the target has ended or that are too old.
+#: Seconds between two looks at idle connections, at those that nobody has taken for as long.
 SWEEP_EVERY = 1.0
+#: Most targets that are remembered for having no HTTP/2.
+MOST_REMEMBERED = 10_000
 
 SCHEMES = frozenset({b"http", b"https", b"ws", b"wss"})
 #: Where a request goes: scheme, host, port.
@@ -32,38 +34,41 @@ Target = tuple[bytes, bytes, int | None]
 class Pooled:
     """A connection, and what the pool knows of it."""
 
-    __slots__ = ("connection", "requests", "target")
+    __slots__ = ("connection", "idle_since", "requests", "target")
 
     def __init__(self, connection: Any, target: Target) -> None:
         self.connection = connection
         self.target = target
+        self.idle_since = 0.0
         self.requests = 0  # begun, and their responses not closed; more than one with HTTP/2
 
 
 class Place:
     """One request's place in the pool: on a connection, or in the queue for one."""
 
-    __slots__ = ("pooled", "ready", "target", "url")
+    __slots__ = ("deadline", "pooled", "ready", "target", "url")
 
-    def __init__(self, url: Any) -> None:
+    def __init__(self, url: Any, deadline: float | None) -> None:
         self.url = url
         self.target: Target = (url.scheme, url.host, url.port)
+        self.deadline = deadline  # until when it may wait
         self.pooled: Pooled | None = None
-        self.ready: threading.Event | None = None  # while it waits: set when there is a connection
+        # While it waits: released when there is a connection. No Event: those run Python under a lock of their own.
+        self.ready: Any = None
 
     def take(self, pooled: Pooled) -> None:
         """Put the request on ``pooled``; the pool's lock is held."""
         pooled.requests += 1
         self.pooled = pooled
         if self.ready is not None:
-            self.ready.set()
+            self.ready.release()
 
 
 class HTTPPool:
     """Sends httpcore's requests on connections that it keeps; for any number of threads.
 
     ``core``: the module ``httpcore`` or ``httpcore2``. ``max_connections``, ``max_keepalive_connections``: None
-    for no limit. ``keepalive_expiry``: seconds, None for never. ``options``: more for ``core.HTTPConnection``.
+    for no limit. ``options``: more for ``core.HTTPConnection``.
     """
 
     def __init__(
@@ -78,7 +83,7 @@ class HTTPPool:
         self._core = core
         self._most = sys.maxsize if max_connections is None else max_connections
         self._most_idle = sys.maxsize if max_keepalive_connections is None else max_keepalive_connections
-        self._shares = http2
+        self._http2 = http2
         self._options: dict[str, Any] = {**options, "http2": http2}
         self._begin_empty()
         _pools.add(self)
@@ -88,10 +93,11 @@ class HTTPPool:
         self._is_inside = False  # a thread is between two states; RLock lets its own finalizers in
         self._all: set[Pooled] = set()
         self._idle: OrderedDict[Pooled, None] = OrderedDict()  # the one that was used last is the last
-        self._idle_to: dict[Target, dict[Pooled, None]] = {}  # the same, in the same order
+        self._idle_to: dict[Target, OrderedDict[Pooled, None]] = {}  # the same, in the same order
         self._waiting: deque[Place] = deque()  # only while there are ``_most`` connections, and none is idle
         self._ended: deque[Place] = deque()  # of requests that have ended, and are still to be settled
         self._next_sweep = 0.0
+        self._http1_only: set[Target] = set()
 
     @property
     def connections(self) -> list[Any]:
@@ -108,10 +114,14 @@ class HTTPPool:
             found = url.scheme.decode("ascii", "replace")
             told = f", and this one with {found}:" if found else ""
             raise self._core.UnsupportedProtocol(f"a URL must begin with http:// or https://{told}")
+        timeout = request.extensions.get("timeout", {}).get("pool")
+        deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            place = Place(url)
+            place = Place(url, deadline)
             try:
-                response = self._connection_for(place, request).handle_request(request)
+                response = self._connection_for(place).handle_request(request)
+                if self._http2:
+                    self._learn(place.target, response)
                 response.stream = _Body(response.stream, self, place)
                 return response
             except self._core.ConnectionNotAvailable:
@@ -122,70 +132,109 @@ class HTTPPool:
 
     # -- taking a connection ---------------------------------------------------------------------------
 
-    def _connection_for(self, place: Place, request: Any) -> Any:
+    def _connection_for(self, place: Place) -> Any:
         """Give ``place`` a connection, and return httpcore's part of it."""
-        deadline: float | None = None
+        if time.monotonic() >= self._next_sweep:
+            self._sweep()
+        superfluous = self._find(place)
         while True:
-            for superfluous in self._find(place):
-                superfluous.connection.close()
+            for pooled in superfluous:
+                pooled.connection.close()
             if place.ready is not None:
-                if deadline is None:
-                    timeout = request.extensions.get("timeout", {}).get("pool")
-                    deadline = None if timeout is None else time.monotonic() + timeout
-                self._wait(place.ready, deadline)
-                place.ready = None
-            pooled = place.pooled
-            assert pooled is not None
-            # Of an idle connection its peer may have ended; others are new, or in use.
-            if pooled.requests > 1 or not pooled.connection.has_expired():
-                return pooled.connection
-            pooled.connection.close()
-            self.release(place)
+                self._wait(place)
+            found = place.pooled
+            assert found is not None
+            # An idle one may have ended. This may tell the user's hooks of it: so not under the lock.
+            if self._may_share(place.target) or not found.connection.has_expired():
+                return found.connection
+            superfluous = self._replace(place, found)
 
     def _find(self, place: Place) -> list[Pooled]:
         """Give ``place`` a connection, or put it into the queue; return those that are to be closed."""
-        target = place.target
+        superfluous: list[Pooled] = []
         with self._lock:
             self._is_inside = True
             try:
-                superfluous = self._sweep()
-                if target in self._idle_to:
-                    found = next(reversed(self._idle_to[target]))
-                    self._forget_idle(found)
-                    place.take(found)
-                elif self._shares and (shared := self._shared(target)) is not None:
-                    place.take(shared)
-                else:
+                if not self._take_idle(place, superfluous) and not self._join(place):
                     if self._idle and len(self._all) >= self._most:
                         superfluous.append(self._drop_oldest())
                     if len(self._all) < self._most:
                         self._connect(place)
                     else:
-                        place.ready = threading.Event()
+                        place.ready = threading.Lock()
+                        place.ready.acquire()
                         self._waiting.append(place)
             finally:
                 self._is_inside = False
         self._settle()
         return superfluous
 
-    def _shared(self, target: Target) -> Pooled | None:
-        """Return a connection to ``target`` in use that takes more requests, or may do so once it is connected."""
-        for pooled in self._all:
-            if pooled.target == target and pooled.connection.is_available():
-                return pooled
-        return None
+    def _replace(self, place: Place, ended: Pooled) -> list[Pooled]:
+        """Give ``place`` another connection than the one that has ended, which keeps its turn; return that one."""
+        superfluous = [ended]
+        with self._lock:
+            self._is_inside = True
+            try:
+                ended.requests -= 1
+                place.pooled = None
+                self._all.discard(ended)
+                if not self._take_idle(place, superfluous):
+                    self._connect(place)
+                self._serve()
+            finally:
+                self._is_inside = False
+        self._settle()
+        return superfluous
+
+    def _take_idle(self, place: Place, superfluous: list[Pooled]) -> bool:
+        """Take the idle connection that was used last, if there is one."""
+        target = place.target
+        while target in self._idle_to:
+            found = next(reversed(self._idle_to[target]))
+            self._forget_idle(found)
+            # Another request may share it at once, so it must be known to be good; no socket is asked with HTTP/2.
+            if self._may_share(target) and found.connection.has_expired():
+                self._all.remove(found)
+                superfluous.append(found)
+                continue
+            place.take(found)
+            return True
+        return False
+
+    def _may_share(self, target: Target) -> bool:
+        return self._http2 and target not in self._http1_only
+
+    def _join(self, place: Place) -> bool:
+        """Share a connection in use that takes more requests, or may do so once it is connected."""
+        if self._may_share(place.target):
+            for pooled in self._all:
+                if pooled.requests and pooled.target == place.target and pooled.connection.is_available():
+                    place.take(pooled)
+                    return True
+        return False
+
+    def _learn(self, target: Target, response: Any) -> None:
+        """Remember who has no HTTP/2, so that nobody waits for a connection that can't be shared."""
+        if response.extensions.get("http_version") == b"HTTP/2":
+            self._http1_only.discard(target)
+        elif target not in self._http1_only:
+            if len(self._http1_only) >= MOST_REMEMBERED:
+                self._http1_only.clear()
+            self._http1_only.add(target)
 
     def _connect(self, place: Place) -> None:
         """Give ``place`` a new connection, which connects at its first request."""
         pooled = Pooled(self._core.HTTPConnection(place.url.origin, **self._options), place.target)
-        self._all.add(pooled)
         place.take(pooled)
+        self._all.add(pooled)
 
-    def _wait(self, ready: threading.Event, deadline: float | None) -> None:
-        left = None if deadline is None else min(threading.TIMEOUT_MAX, deadline - time.monotonic())
-        if not ready.wait(left):
+    def _wait(self, place: Place) -> None:
+        deadline = place.deadline
+        left = -1 if deadline is None else min(threading.TIMEOUT_MAX, max(0.0, deadline - time.monotonic()))
+        if not place.ready.acquire(timeout=left):
             limit = f"all {self._most} connections that the limit allows are in use"
             raise self._core.PoolTimeout(f"timed out while waiting for a connection: {limit}")
+        place.ready = None
 
     # -- giving it back --------------------------------------------------------------------------------
 
@@ -207,24 +256,32 @@ class HTTPPool:
                 self._is_inside = True
                 try:
                     while self._ended:
-                        self._end(self._ended.popleft(), superfluous)
+                        self._end(self._ended[0], superfluous)
+                        self._ended.popleft()  # not before: an interrupt would lose it
                 finally:
                     self._is_inside = False
             for pooled in superfluous:
                 pooled.connection.close()
 
     def _end(self, place: Place, superfluous: list[Pooled]) -> None:
-        pooled, place.pooled = place.pooled, None
+        if place.ready is not None and place in self._waiting:
+            self._waiting.remove(place)
+        pooled = place.pooled
         if pooled is None:
-            if place in self._waiting:
-                self._waiting.remove(place)
             return
         pooled.requests -= 1
+        place.pooled = None
         if pooled.requests:
-            return
+            self._share(pooled)
+        else:
+            self._give_on(pooled, superfluous)
+
+    def _give_on(self, pooled: Pooled, superfluous: list[Pooled]) -> None:
+        """Find the next use of a connection that nobody uses any more."""
         if pooled in self._all and pooled.connection.is_available():
             if self._waiting and self._waiting[0].target == pooled.target:
                 self._waiting.popleft().take(pooled)
+                self._share(pooled)
                 return
             self._keep_idle(pooled)
             if self._waiting or len(self._idle) > self._most_idle:
@@ -232,8 +289,27 @@ class HTTPPool:
         else:
             self._all.discard(pooled)
             superfluous.append(pooled)
+        self._serve()
+
+    def _serve(self) -> None:
+        """Make connections for those who wait, as far as the limit allows."""
         while self._waiting and len(self._all) < self._most:
-            self._connect(self._waiting.popleft())
+            place = self._waiting.popleft()
+            self._connect(place)
+            if place.pooled is not None:
+                self._share(place.pooled)
+
+    def _share(self, pooled: Pooled) -> None:
+        """Let those who wait for the same target share ``pooled``."""
+        if (
+            self._waiting
+            and self._may_share(pooled.target)
+            and pooled in self._all
+            and pooled.connection.is_available()
+        ):
+            for place in [place for place in self._waiting if place.target == pooled.target]:
+                place.take(pooled)
+                self._waiting.remove(place)
 
     def _drop_oldest(self) -> Pooled:
         oldest = next(iter(self._idle))
@@ -242,39 +318,83 @@ class HTTPPool:
         return oldest
 
     def _keep_idle(self, pooled: Pooled) -> None:
+        same = self._idle_to.get(pooled.target)
+        if same is None:
+            same = OrderedDict()
+        pooled.idle_since = time.monotonic()
+        # No call in between, where an interrupt could come.
         self._idle[pooled] = None
-        self._idle_to.setdefault(pooled.target, {})[pooled] = None
+        same[pooled] = None
+        self._idle_to[pooled.target] = same
 
     def _forget_idle(self, pooled: Pooled) -> None:
-        del self._idle[pooled]
         same = self._idle_to[pooled.target]
+        is_last = len(same) == 1
+        del self._idle[pooled]
         del same[pooled]
-        if not same:
+        if is_last:
             del self._idle_to[pooled.target]
 
-    def _sweep(self) -> list[Pooled]:
-        """Forget, now and then, the idle connections that have ended or are too old; return them."""
+    def _sweep(self) -> None:
+        """Close the idle connections that have ended or are too old, and those that an interrupt has lost."""
         now = time.monotonic()
-        if now < self._next_sweep:
-            return []
         self._next_sweep = now + SWEEP_EVERY
-        ended = [pooled for pooled in self._idle if pooled.connection.has_expired()]
-        for pooled in ended:
-            self._forget_idle(pooled)
-            self._all.remove(pooled)
-        return ended
+        looked_at: list[Pooled] = []
+        superfluous: list[Pooled] = []
+        with self._lock:
+            if self._is_inside:
+                return
+            self._is_inside = True
+            try:
+                superfluous += [
+                    pooled for pooled in self._all if not pooled.requests and pooled not in self._idle
+                ]
+                self._all.difference_update(superfluous)
+                while self._idle and now - next(iter(self._idle)).idle_since >= SWEEP_EVERY:
+                    oldest = next(iter(self._idle))
+                    self._forget_idle(oldest)  # so that nobody takes it while it is looked at
+                    looked_at.append(oldest)
+            finally:
+                self._is_inside = False
+        # This may tell the user's hooks of the end: so not under the lock.
+        ended = {pooled for pooled in looked_at if pooled.connection.has_expired()}
+        with self._lock:
+            self._is_inside = True
+            try:
+                for pooled in reversed(looked_at):
+                    if pooled in ended:
+                        self._all.discard(pooled)
+                        superfluous.append(pooled)
+                    elif self._waiting:
+                        self._give_on(pooled, superfluous)
+                    elif pooled in self._all:
+                        since = pooled.idle_since
+                        self._keep_idle(pooled)
+                        pooled.idle_since = since
+                        self._idle.move_to_end(pooled, last=False)
+                        self._idle_to[pooled.target].move_to_end(pooled, last=False)
+                self._serve()
+            finally:
+                self._is_inside = False
+        self._settle()
+        for pooled in superfluous:
+            pooled.connection.close()
 
     def close(self) -> None:
         """Close all connections, and end the requests on them."""
         with self._lock:
-            self._is_inside = True
-            try:
-                closing = list(self._all)
-                self._all.clear()
-                self._idle.clear()
-                self._idle_to.clear()
-            finally:
-                self._is_inside = False
+            closing = list(self._all)
+            if (
+                not self._is_inside
+            ):  # a signal's handler may come at any time: then requests find what it has closed
+                self._is_inside = True
+                try:
+                    self._all.clear()
+                    self._idle.clear()
+                    self._idle_to.clear()
+                    self._serve()
+                finally:
+                    self._is_inside = False
         for pooled in closing:
             pooled.connection.close()
         self._settle()

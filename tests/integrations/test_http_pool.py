@@ -40,13 +40,14 @@ class Connection:
     """Stands in for httpcore's: one request at a time."""
 
     made: list[Connection]
+    version = b"HTTP/1.1"
 
     def __init__(self, origin: Any, **options: Any) -> None:
         self.origin = origin
         self.state = "new"
         self.expired = False
         self.served = 0
-        type(self).made.append(self)
+        Connection.made.append(self)
 
     def handle_request(self, request: Any) -> Any:
         assert self.state in ("new", "idle"), f"two requests at once, or one after the end: {self.state}"
@@ -55,7 +56,7 @@ class Connection:
         if "fail" in request.extensions:
             self.state = "closed"
             raise httpcore.ReadError("as asked for")
-        return SimpleNamespace(stream=Stream(self))
+        return SimpleNamespace(stream=Stream(self), extensions={"http_version": self.version})
 
     def is_available(self) -> bool:
         return self.state == "idle"
@@ -67,6 +68,20 @@ class Connection:
         self.state = "closed"
 
 
+class SharedConnection(Connection):
+    """Stands in for one that speaks HTTP/2: any number of requests at once."""
+
+    version = b"HTTP/2"
+
+    def handle_request(self, request: Any) -> Any:
+        assert self.state != "closed"
+        self.state = "idle"
+        return super().handle_request(request)
+
+    def is_available(self) -> bool:
+        return self.state != "closed"
+
+
 @pytest.fixture
 def made() -> list[Connection]:
     """The connections that the pool has made."""
@@ -74,14 +89,19 @@ def made() -> list[Connection]:
     return Connection.made
 
 
-def pool_of(most: int | None = None, idle: int | None = None) -> HTTPPool:
+def pool_of(
+    most: int | None = None,
+    idle: int | None = None,
+    connection: type[Connection] = Connection,
+    http2: bool = False,
+) -> HTTPPool:
     core = SimpleNamespace(
-        HTTPConnection=Connection,
+        HTTPConnection=connection,
         ConnectionNotAvailable=httpcore.ConnectionNotAvailable,
         UnsupportedProtocol=httpcore.UnsupportedProtocol,
         PoolTimeout=httpcore.PoolTimeout,
     )
-    return HTTPPool(core, max_connections=most, max_keepalive_connections=idle, http2=False)
+    return HTTPPool(core, max_connections=most, max_keepalive_connections=idle, http2=http2)
 
 
 def request(host: str = "a", timeout: float | None = 5, **extensions: Any) -> httpcore.Request:
@@ -240,9 +260,8 @@ def test_closing_ends_requests_and_serves_who_waits(made: list[Connection]) -> N
         result = threads.submit(get, pool)
         waiting(pool, 1)
         pool.close()
-        assert states(made) == ["closed"]
-        response.stream.close()
         assert result.result(10) is made[1]
+        response.stream.close()
     pool.close()
     assert states(made) == ["closed", "closed"]
 
@@ -349,8 +368,90 @@ def test_http2_is_offered_to_a_site_that_has_none() -> None:
 
 
 def test_a_place_is_nobodys_twice() -> None:
-    place = Place(httpcore.URL("http://a/"))
+    place = Place(httpcore.URL("http://a/"), None)
     assert place.target == (b"http", b"a", None)
     pool = pool_of()
     pool.release(place)  # it has never had a connection
     assert pool.connections == []
+
+
+def test_who_finds_its_connection_ended_keeps_its_turn(made: list[Connection]) -> None:
+    pool = pool_of(most=1)
+    begun: list[int] = []
+
+    def work(number: int) -> None:
+        response = pool.handle_request(request())
+        begun.append(number)
+        response.stream.close()
+
+    first = pool.handle_request(request())
+    with ThreadPoolExecutor(3) as threads:
+        for number in (1, 2, 3):
+            threads.submit(work, number)
+            waiting(pool, number)
+        made[0].expired = True
+        first.stream.close()
+    assert begun == [1, 2, 3]
+    assert states(made) == ["closed", "idle"]
+
+
+def test_an_http2_connection_takes_all_who_wait_for_its_target(made: list[Connection]) -> None:
+    pool = pool_of(most=1, connection=SharedConnection, http2=True)
+    other = pool.handle_request(request("other"))
+    together = threading.Barrier(4)
+
+    def work(_: int) -> None:
+        response = pool.handle_request(request("a"))
+        together.wait(10)
+        response.stream.close()
+
+    with ThreadPoolExecutor(3) as threads:
+        results = [threads.submit(work, number) for number in range(3)]
+        waiting(pool, 3)
+        other.stream.close()
+        together.wait(10)
+        for result in results:
+            result.result(10)
+    assert [connection.served for connection in made] == [1, 3]
+    made[1].expired = True
+    get(pool)
+    assert states(made) == ["closed", "closed", "idle"]
+
+
+def test_a_connection_without_http2_is_nobodys_but_its_requests(made: list[Connection]) -> None:
+    """Between two requests it looks as if it could be shared, and who waits for it would lose it to newcomers."""
+    pool = pool_of(most=1, http2=True)
+    get(pool)
+    response = pool.handle_request(request())
+    made[0].state = "idle"  # as one is that was given to somebody who hasn't begun
+    with pytest.raises(httpcore.PoolTimeout):
+        pool.handle_request(request(timeout=0.05))
+    response.stream.close()
+
+
+def test_hooks_are_called_outside_the_lock(made: list[Connection], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at a connection may come upon its session's end, and tell the user's hooks."""
+    pool = pool_of()
+    get(pool, "a")
+    get(pool, "b")
+    monkeypatch.setattr(_http_pool.time, "monotonic", lambda now=time.monotonic: now() + 1)
+    looks: list[bool] = []
+
+    def has_expired(self: Connection) -> bool:
+        looks.append(pool._is_inside)
+        return False
+
+    monkeypatch.setattr(Connection, "has_expired", has_expired)
+    assert get(pool, "b") is made[1]
+    assert len(looks) >= 2
+    assert not any(looks)
+    assert states(made) == ["idle", "idle"]
+
+
+def test_what_an_interrupt_has_lost_is_found(made: list[Connection], monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = pool_of(most=1)
+    get(pool)
+    pool._forget_idle(next(iter(pool._idle)))  # and never taken
+    monkeypatch.setattr(_http_pool.time, "monotonic", lambda now=time.monotonic: now() + 1)
+    assert get(pool, timeout=0) is made[1]
+    assert states(made) == ["closed", "idle"]
