@@ -19,6 +19,7 @@ from anytls_http.net import dial, socket_options
 from anytls_http.testing import AnyTLSServer
 from tests.fields.namespace import HERE, INSIDE, Namespace
 from tests.sockets.targets import FullBacklog
+from tests.support.singbox import free_port
 from tests.support.timing import STARVED
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="a field of Linux")
@@ -37,7 +38,9 @@ def server() -> Iterator[AnyTLSServer]:
 @pytest.fixture
 def server6() -> Iterator[AnyTLSServer]:
     try:
-        running = AnyTLSServer(host="::1")
+        running = AnyTLSServer(
+            host="::1", port=free_port()
+        )  # which is free at 127.0.0.1 too, as a test wants it
         running.start()
     except OSError:
         pytest.skip("this machine has no ::1")
