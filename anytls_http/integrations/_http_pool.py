@@ -12,14 +12,14 @@ The rules are the same else: ``max_connections`` at once, for which requests wai
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
-import weakref
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Any
+
+from anytls_http.net.forks import forget_in_children
 
 #: Seconds between two looks at idle connections, at those that nobody has taken for as long.
 SWEEP_EVERY = 1.0
@@ -86,7 +86,7 @@ class HTTPPool:
         self._http2 = http2
         self._options: dict[str, Any] = {**options, "http2": http2}
         self._begin_empty()
-        _pools.add(self)
+        forget_in_children(self)
 
     def _begin_empty(self) -> None:
         self._lock = threading.RLock()
@@ -427,15 +427,3 @@ class _Body:
             self._stream.close()
         finally:
             self._pool.release(self._place)
-
-
-_pools: weakref.WeakSet[HTTPPool] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for pool in list(_pools):
-        pool.forget_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import threading
 import time
@@ -12,6 +11,7 @@ from collections.abc import Callable
 
 from anytls_http.config import AnyTLSOutbound
 from anytls_http.errors import AnyTLSError, AnyTLSTimeout, ClientClosed
+from anytls_http.net.forks import forget_in_children
 from anytls_http.net.steps import step
 from anytls_http.net.waiting import remaining
 
@@ -49,7 +49,7 @@ class Pool:
         # Runs in any thread, even in the maintenance thread itself: it may only knock at its door.
         self._finalizer = weakref.finalize(self, PoolState.wake_maintenance, self.state)
         self._finalizer.atexit = False
-        _pools.add(self)
+        forget_in_children(self)
 
     def start(self) -> None:
         """Begin to keep sessions warm; the first use does it too."""
@@ -185,7 +185,7 @@ class Pool:
         if thread is not None and thread is not threading.current_thread():
             thread.join(CLOSE_PATIENCE)
 
-    def after_fork_in_child(self) -> None:
+    def forget_in_child(self) -> None:
         """In a forked child: an empty pool, new locks, no thread; the parent's connections go on untouched."""
         self.state.after_fork_in_child()
         self._start_lock = threading.Lock()
@@ -204,15 +204,3 @@ def _weakly(connect: Connect) -> Connect:
         return method(host, port, deadline, cancelled)
 
     return call
-
-
-_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for pool in list(_pools):
-        pool.after_fork_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

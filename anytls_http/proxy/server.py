@@ -8,7 +8,6 @@ import os
 import socket
 import threading
 import urllib.parse
-import weakref
 from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from anytls_http.client import AnyTLSClient
 from anytls_http.config import AnyTLSOutbound
 from anytls_http.errors import AnyTLSError, ConfigError
+from anytls_http.net.forks import forget_in_children
 from anytls_http.relay import Pair, shared_relay
 from anytls_http.sockets import AnyTLSSocket
 
@@ -112,7 +112,7 @@ class LocalProxy:
             if self._owns_client:
                 self._client.close()
             raise
-        _proxies.add(self)
+        forget_in_children(self)
         logger.info("proxy started at %s:%d", self._host, self.port)
 
     # -- what a user sees ------------------------------------------------------------------------------
@@ -399,15 +399,3 @@ class LocalProxy:
             fd = sock.detach()
             if fd >= 0:
                 os.close(fd)
-
-
-_proxies: weakref.WeakSet[LocalProxy] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for proxy in list(_proxies):
-        proxy.forget_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
