@@ -22,7 +22,7 @@ import functools
 import ssl
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
@@ -43,6 +43,13 @@ from anytls_http.net.waiting import deadline_after
 
 from ._urllib3_tls import TunnelContext, TunnelContexts
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from urllib3.poolmanager import PoolKey
+
+#: Most targets of which a pool manager remembers the key.
+MAX_REMEMBERED = 1024
 #: Errors that the next try would only meet again.
 POINTLESS_TO_RETRY = (AuthenticationError, CertificateError, ClientClosed)
 
@@ -197,6 +204,8 @@ class TunnelPoolManager(PoolManager):
             "https": functools.partial(TunnelHTTPSConnectionPool, tunnel=tunnel, contexts=TunnelContexts()),
         }
         self.pool_classes_by_scheme = classes
+        keys: Any = {scheme: _remembered(key_of) for scheme, key_of in self.key_fn_by_scheme.items()}
+        self.key_fn_by_scheme = keys
 
     def clear(self) -> None:
         """Close all pools: urllib3 itself leaves that to their finalizers, which any kept exception puts off."""
@@ -205,3 +214,19 @@ class TunnelPoolManager(PoolManager):
             if pool is not None:
                 pool.close()
         super().clear()
+
+
+def _remembered(key_of: Callable[[dict[str, Any]], PoolKey]) -> Callable[[dict[str, Any]], PoolKey]:
+    """Return ``key_of``, which urllib3 asks for the pool of each request, with a memory of what it has said."""
+
+    @functools.lru_cache(maxsize=MAX_REMEMBERED)
+    def remembered(settings: tuple[tuple[str, Any], ...]) -> PoolKey:
+        return key_of(dict(settings))
+
+    def key(context: dict[str, Any]) -> PoolKey:
+        try:
+            return remembered(tuple(context.items()))
+        except TypeError:  # a setting that can't be hashed
+            return key_of(context)
+
+    return key

@@ -6,21 +6,19 @@ import errno
 import io
 import os
 import socket
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from anytls_http.errors import AnyTLSTimeout
 from anytls_http.net.scratch import PLAINTEXT, scratch
 from anytls_http.net.waiting import AT_ONCE, deadline_after
+
+from .files import open_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
 
     from typing_extensions import Buffer
-
-
-#: Buffer of :meth:`StreamSocket.makefile` (bytes): each read below costs more than on a plain socket.
-FILE_BUFFER = 32 * 1024
 
 
 class StreamSocket:
@@ -192,30 +190,8 @@ class StreamSocket:
         newline: str | None = None,
     ) -> Any:
         """Return a file over the socket, as ``socket.socket.makefile``; the stream ends when all are closed."""
-        if not set(mode) <= {"r", "w", "b"}:
-            raise ValueError(f"invalid mode {mode!r} (only r, w, b allowed)")
         self._check()
-        writing = "w" in mode
-        reading = "r" in mode or not writing
-        raw = socket.SocketIO(cast(Any, self), cast(Any, ("r" if reading else "") + ("w" if writing else "")))
-        self._io_refs += 1
-        if buffering == 0:
-            if "b" not in mode:
-                raise ValueError("unbuffered streams must be binary")
-            return raw
-        size = FILE_BUFFER if buffering is None or buffering < 0 else buffering
-        buffered: io.BufferedIOBase
-        if reading and writing:
-            buffered = io.BufferedRWPair(raw, raw, size)
-        elif reading:
-            buffered = io.BufferedReader(raw, size)
-        else:
-            buffered = io.BufferedWriter(raw, size)
-        if "b" in mode:
-            return buffered
-        text = io.TextIOWrapper(buffered, encoding, errors, newline)  # type: ignore[type-var]
-        text.mode = mode  # type: ignore[misc]
-        return text
+        return open_file(self, mode, buffering, encoding, errors, newline)
 
     def _decref_socketios(self) -> None:
         # SocketIO calls this when it is closed: http.client closes the socket long before the response.

@@ -9,6 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from anytls_http.errors import AnyTLSError, AnyTLSTimeout
+from anytls_http.net.scratch import DECRYPTED, SIZES
 from anytls_http.net.tls_engine import END, NEED_INPUT, TLSEngine
 from anytls_http.net.waiting import AT_ONCE, deadline_after, remaining
 from anytls_http.pool.session import MAX_FILLS
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 #: Most plaintext that one write of TLS in the tunnel encrypts (bytes).
 TLS_WRITE_SIZE = 64 * 1024
-#: Most ciphertext of TLS in the tunnel that is read in one go (bytes).
-TLS_READ_SIZE = 128 * 1024
+#: Most ciphertext of TLS in the tunnel that is read in one go (bytes): all that one step of the session decrypts.
+TLS_READ_SIZE = SIZES[DECRYPTED]
 
 
 class AnyTLSTLSSocket(StreamSocket):

@@ -294,6 +294,22 @@ def test_assert_hostname(server: AnyTLSServer, tls_site: Site, ca_file: str) -> 
             session.get(tls_site.url, verify=ca_file)
 
 
+def test_targets_and_settings_have_pools_of_their_own(http: Any) -> None:
+    pools = adapter_of(http).poolmanager
+
+    def pool(host: str, **settings: Any) -> Any:
+        return pools.connection_from_host(host, 443, "https", settings)
+
+    checked = pool("a.test", cert_reqs="CERT_REQUIRED", ca_certs="x")
+    assert pool("A.test", cert_reqs="CERT_REQUIRED", ca_certs="x") is checked
+    for _ in range(2):  # the second time from memory
+        assert pool("b.test", cert_reqs="CERT_REQUIRED", ca_certs="x") is not checked
+        assert pool("a.test", cert_reqs="CERT_REQUIRED", ca_certs="y") is not checked
+        assert pool("a.test", cert_reqs="CERT_NONE", ca_certs="x") is not checked
+        assert pool("a.test", cert_reqs="CERT_REQUIRED", ca_certs="x") is checked
+        assert pool("a.test", socket_options=[]) is pool("a.test", socket_options=[])  # lists have no hash
+
+
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Return the calls by which certificate authorities were read for the target's certificate, so far."""
