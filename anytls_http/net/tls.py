@@ -23,7 +23,7 @@ from .contexts import TLSContexts, handshake_error
 from .handshake_errors import session_error
 from .scratch import PLAINTEXT, borrow, give_back, scratch
 from .tls_engine import TLSEngine
-from .waiting import AT_ONCE, ReadWaiter, wait_writable
+from .waiting import AT_ONCE, ReadWaiter, earlier, wait_writable
 
 try:
     import fcntl
@@ -38,6 +38,10 @@ FEED_SIZE = 128 * 1024
 MUCH = 8192
 #: Most reads that poll first, in a row, before another one tries without.
 MOST_POLLS = 63
+#: Whether the system can be told how much input wakes a reader. Windows can't, and others weren't tried.
+GATHERS = sys.platform == "linux"
+#: Seconds for which it is told so: something small may be all that comes.
+GATHER = 0.05
 NOTHING = memoryview(b"")
 
 
@@ -110,13 +114,14 @@ class TLSConnection:
                 wait_acknowledged(self._fd, self._input, fragmentation.fallback_delay, deadline)
             self._send(piece, deadline)
 
-    def receive(self, deadline: float | None) -> int:
+    def receive(self, deadline: float | None, least: int = 1) -> int:
         """Wait for ciphertext and give it to the engine; return its size, 0 at the end of the stream.
 
-        Raises :class:`AnyTLSTimeout` at ``deadline``, :class:`SessionClosed` when the connection broke.
+        ``least``: where less has come (bytes), more is waited for, for a moment. Raises
+        :class:`AnyTLSTimeout` at ``deadline``, :class:`SessionClosed` when the connection broke.
         """
         if not self._arrived:
-            self._arrived = self._read(deadline)
+            self._arrived = self._read(deadline, least)
         piece = self._arrived[:FEED_SIZE]
         if piece:
             self.engine.feed(piece)
@@ -130,13 +135,13 @@ class TLSConnection:
         if buffer is not None:
             give_back(buffer)
 
-    def _read(self, deadline: float | None) -> memoryview:
+    def _read(self, deadline: float | None, least: int) -> memoryview:
         """Wait for ciphertext and return it, in the borrowed buffer."""
         first = not self._polls
         try:
             if not first:
                 self._polls -= 1
-                self._input.wait(deadline)
+                self._wait(deadline, least)
             while True:
                 # Not before the wait: who waits needs none.
                 buffer = self._borrowed = borrow()
@@ -149,7 +154,7 @@ class TLSConnection:
                         first = False
                         self._polls = self._misses  # none at once: one miss among hits says little
                         self._misses = min(2 * self._misses + 1, MOST_POLLS)
-                    self._input.wait(deadline)
+                    self._wait(deadline, least)
         except AnyTLSTimeout:
             raise
         except (OSError, ValueError) as exc:
@@ -159,6 +164,20 @@ class TLSConnection:
         elif count > MUCH:
             self._polls = 0  # there is likely more
         return buffer[:count]
+
+    def _wait(self, deadline: float | None, least: int) -> None:
+        """Wait for input; less than ``least`` bytes of it wake nobody before ``GATHER`` seconds have passed."""
+        if least > 1 and GATHERS:
+            set_option = self._sock.setsockopt
+            set_option(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
+            try:
+                self._input.wait(earlier(deadline, time.monotonic() + GATHER))
+                return
+            except AnyTLSTimeout:
+                pass
+            finally:
+                set_option(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        self._input.wait(deadline)
 
     @property
     def reads_first(self) -> bool:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 import anytls_http.client
 from anytls_http import (
     AnyTLSClient,
+    AnyTLSSocket,
     AnyTLSTimeout,
     AuthenticationError,
     SessionClosed,
     StreamRefused,
 )
+from anytls_http.net import tls
 from anytls_http.protocol.frames import Command
 from anytls_http.testing import AnyTLSServer, Site
 from anytls_http.testing.site import GREETING
@@ -93,6 +99,92 @@ class TestReuse:
         for sock in again:
             sock.close()
         assert len(server.connections) == 3
+
+
+@pytest.mark.skipif(not tls.GATHERS, reason="the system wakes a reader for every byte")
+class TestAcknowledgement:
+    """The server's word that it reached the target comes alone, and the target's data after it."""
+
+    @pytest.fixture
+    def sock(self, client: AnyTLSClient, server: AnyTLSServer, target: Target) -> Iterator[AnyTLSSocket]:
+        with client.create_connection(target.address, 5, wait_open=True):
+            pass  # so that the server's version is known
+        server.faults.synack_delay = 0.05  # it finds its reader waiting
+        with client.create_connection(target.address, 5) as sock:
+            sock.sendall(b"?")
+            yield sock
+
+    @pytest.fixture
+    def received(self, monkeypatch: pytest.MonkeyPatch, sock: AnyTLSSocket) -> list[int]:
+        """Return the sizes of what the client has read from the connection from now on."""
+        sizes: list[int] = []
+        receive = tls.TLSConnection.receive
+
+        def counting(*args: Any) -> int:
+            sizes.append(receive(*args))
+            return sizes[-1]
+
+        monkeypatch.setattr(tls.TLSConnection, "receive", counting)
+        return sizes
+
+    def answers(self, server: AnyTLSServer, target: Target) -> None:
+        target.accept()
+        far = target.accept()
+        server.wait_for(lambda: server.sessions[0].streams[-1].opened)
+        time.sleep(0.02)  # the acknowledgement has arrived, and nobody has looked at it
+        far.sendall(b"!")
+
+    def test_wakes_nobody(
+        self,
+        server: AnyTLSServer,
+        target: Target,
+        sock: AnyTLSSocket,
+        received: list[int],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(tls, "GATHER", 5.0)
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(self.answers, server, target)
+            assert sock.recv(10) == b"!"
+        assert len(received) == 1
+        assert sock._session._tls._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
+
+    def test_that_comes_long_before_the_data(
+        self, server: AnyTLSServer, target: Target, sock: AnyTLSSocket, received: list[int]
+    ) -> None:
+        with ThreadPoolExecutor(1) as thread:
+            waiting = thread.submit(sock.recv, 10)
+            wait_until(lambda: sock._opened)
+            target.accept()
+            target.accept().sendall(b"!")
+            assert waiting.result() == b"!"
+        assert len(received) == 2
+
+    def test_missing_before_the_end(self, client: AnyTLSClient, server: AnyTLSServer, target: Target) -> None:
+        with client.create_connection(target.address, 5, wait_open=True):
+            pass
+        server.faults.withhold_synack = True
+        with client.create_connection(target.address, 5) as sock, ThreadPoolExecutor(1) as thread:
+            sock.sendall(b"?")
+            waiting = thread.submit(sock.recv, 10)
+            server.wait_for(lambda: server.streams_opened == 2)
+            server.live_sessions[0].send_frame(Command.FIN, 2)
+            with takes(0, tls.GATHER + 0.5):
+                assert waiting.result() == b""
+        server.faults.withhold_synack = False
+
+    def test_missing_at_the_deadline(
+        self, client: AnyTLSClient, server: AnyTLSServer, target: Target
+    ) -> None:
+        with client.create_connection(target.address, 5, wait_open=True):
+            pass
+        server.faults.withhold_synack = True
+        for timeout in (0.02, 0.1):
+            with client.create_connection(target.address, timeout) as sock:
+                sock.sendall(b"?")
+                with takes(timeout), pytest.raises(AnyTLSTimeout):
+                    sock.recv(10)
+        server.faults.withhold_synack = False
 
 
 class TestHeldOpening:
