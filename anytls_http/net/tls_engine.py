@@ -100,9 +100,9 @@ class TLSEngine:
                     if total == size:
                         self.partial = bool(self._incoming.pending)
                         break
-                    # A record is used up, and after one that isn't full there is often none. Asking for another one
-                    # that isn't there would cost an exception: dear in CPython.
-                    if count != RECORD_SIZE and not self._incoming.pending:
+                    # Less than was asked for: the record is used up. Asking for another one that isn't
+                    # there would cost an exception: dear in CPython.
+                    if not self._incoming.pending:
                         self.drained = True
                         self.partial = False
                         break
