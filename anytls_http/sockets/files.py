@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .base import StreamSocket
 
 #: Buffer of a file (bytes): each read below costs more than on a plain socket.
-FILE_BUFFER = 32 * 1024
+FILE_BUFFER = 64 * 1024
 
 
 class _Reader(socket.SocketIO):
