@@ -119,7 +119,7 @@ def get(pool: HTTPPool, host: str = "a", **extensions: Any) -> Connection:
 
 
 def waiting(pool: HTTPPool, count: int) -> None:
-    wait_until(lambda: len(pool._waiting) == count)
+    wait_until(lambda: len(pool._kept.waiting) == count)
 
 
 def states(made: list[Connection]) -> list[str]:
@@ -180,7 +180,7 @@ def test_nothing_comes_free_in_time(made: list[Connection]) -> None:
         pool.handle_request(request("b", timeout=0.2))
     with takes(0), pytest.raises(httpcore.PoolTimeout):
         pool.handle_request(request(timeout=0))
-    assert not pool._waiting
+    assert not pool._kept.waiting
     response.stream.close()
     assert get(pool, timeout=0) is made[0]
 
@@ -345,8 +345,8 @@ def test_many_threads(made: list[Connection], seed: int) -> None:
     assert sum(connection.served for connection in made) == 12 * 200
     open_ones = [connection for connection in made if connection.state != "closed"]
     assert {id(connection) for connection in open_ones} == {id(connection) for connection in pool.connections}
-    assert len(open_ones) == len(pool._idle) <= 3
-    assert not pool._waiting
+    assert len(open_ones) == len(pool._kept.idle) <= 3
+    assert not pool._kept.waiting
     pool.close()
     assert set(states(made)) == {"closed"}
 
@@ -451,7 +451,7 @@ def test_hooks_are_called_outside_the_lock(made: list[Connection], monkeypatch: 
 def test_what_an_interrupt_has_lost_is_found(made: list[Connection], monkeypatch: pytest.MonkeyPatch) -> None:
     pool = pool_of(most=1)
     get(pool)
-    pool._forget_idle(next(iter(pool._idle)))  # and never taken
+    pool._kept.forget_idle(next(iter(pool._kept.idle)))  # and never taken
     monkeypatch.setattr(_http_pool.time, "monotonic", lambda now=time.monotonic: now() + 1)
     assert get(pool, timeout=0) is made[1]
     assert states(made) == ["closed", "idle"]
