@@ -115,13 +115,7 @@ class SessionReading(SessionWriting):
 
         The acknowledgement itself is not, where the reader wants the target's data, which follows it.
         """
-        if (
-            self._protocol.peer_version < 2
-            or deadline == AT_ONCE
-            or self._state.events.wants("stream_opened")
-        ):
-            return 1
-        return BARE_RECORD + 1
+        return 1 if self._protocol.peer_version < 2 or deadline == AT_ONCE else BARE_RECORD + 1
 
     def wait_open(self, stream_id: int, deadline: float | None, version_1_after: float) -> None:
         """Send the opening and wait for the server's word on the target.
