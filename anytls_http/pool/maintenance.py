@@ -72,9 +72,9 @@ class Maintenance:
             due = min(due, self._next_settling)
         state = self._state
         with state.lock:
-            missing = state.warm_target - len(state.idle) - state.dialing
-            if missing > 0 and state.refill_at > state.clock():
-                due = min(due, state.refill_at)
+            missing = state.refill.target - len(state.idle) - state.refill.dialing
+            if missing > 0 and state.refill.not_before > state.clock():
+                due = min(due, state.refill.not_before)
         return due
 
     def run_due(self, ready: list[Session]) -> None:
@@ -265,7 +265,7 @@ class Maintenance:
         """One check: close what is past its lifetime or idle for too long, and begin a new cycle of creation."""
         state = self._state
         with state.lock:
-            state.created_this_cycle = 0
+            state.refill.created_this_cycle = 0
             doomed = [(s, "max_age") for s in rules.past_lifetime(now, state.idle, state.options)]
             old = {session for session, _ in doomed}
             left = [s for s in state.idle if s not in old]
@@ -283,9 +283,9 @@ class Maintenance:
         with state.lock:
             if state.closed:
                 return
-            count = state.refill_size(now)
-            state.dialing += count
-            state.created_this_cycle += count
+            count = state.refill.size(len(state.idle), now)
+            state.refill.dialing += count
+            state.refill.created_this_cycle += count
         for _ in range(count):
             self._start_dial(state)
 
@@ -293,10 +293,10 @@ class Maintenance:
 def start_refill_dial(state: PoolState) -> None:
     """Dial one warm session on a short-lived thread; :data:`MAX_DIALS` of them share a client's refill."""
     with state.lock:
-        state.dials_wanted += 1
-        if state.dial_threads >= MAX_DIALS:
+        state.refill.dials_wanted += 1
+        if state.refill.dial_threads >= MAX_DIALS:
             return
-        state.dial_threads += 1
+        state.refill.dial_threads += 1
     try:
         # Daemon threads: an executor would hold up the interpreter's exit.
         threading.Thread(
@@ -305,21 +305,21 @@ def start_refill_dial(state: PoolState) -> None:
     except RuntimeError as exc:
         logger.warning("[%s] no thread for warm sessions: %s", state.name, exc)
         with state.lock:
-            state.dial_threads -= 1
-            state.dialing -= state.dials_wanted
-            state.dials_wanted = 0
-            state.note_failure(state.clock())
+            state.refill.dial_threads -= 1
+            state.refill.dialing -= state.refill.dials_wanted
+            state.refill.dials_wanted = 0
+            state.refill.note_failure(state.clock())
 
 
 def _dial_wanted(state: PoolState) -> None:
     while True:
         with state.lock:
-            if not state.dials_wanted or state.closed:
-                state.dialing -= state.dials_wanted
-                state.dials_wanted = 0
-                state.dial_threads -= 1
+            if not state.refill.dials_wanted or state.closed:
+                state.refill.dialing -= state.refill.dials_wanted
+                state.refill.dials_wanted = 0
+                state.refill.dial_threads -= 1
                 return
-            state.dials_wanted -= 1
+            state.refill.dials_wanted -= 1
         lease: Lease | None = None
         error: AnyTLSError | None = None
         try:
@@ -333,9 +333,9 @@ def _dial_wanted(state: PoolState) -> None:
             state.put_idle(lease.session)
             lease = None
         with state.lock:
-            state.dialing -= 1
+            state.refill.dialing -= 1
             if error is not None and not state.closed:
-                state.note_failure(state.clock())
+                state.refill.note_failure(state.clock())
                 state.changed.notify_all()
         if error is not None and not isinstance(error, ClientClosed):
             logger.warning("[%s] could not create a warm session: %s", state.name, error)

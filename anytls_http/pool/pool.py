@@ -148,8 +148,8 @@ class Pool:
         state = self.state
         deadline = None if timeout is None else time.monotonic() + timeout
         with state.lock:
-            state.warm_target = max(state.options.ensure_idle_session, count)
-            state.refill_at = 0.0  # somebody waits: no time to lose, whatever has failed before
+            state.refill.target = max(state.options.ensure_idle_session, count)
+            state.refill.not_before = 0.0  # somebody waits: no time to lose, whatever has failed before
         try:
             self.start()
             state.wake_maintenance()
@@ -165,7 +165,7 @@ class Pool:
                         )
         finally:
             with state.lock:
-                state.warm_target = state.options.ensure_idle_session
+                state.refill.target = state.options.ensure_idle_session
 
     def stats(self) -> PoolStats:
         """Return the numbers of this moment."""

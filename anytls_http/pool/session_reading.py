@@ -349,7 +349,7 @@ class SessionReading(SessionWriting):
 
     def _stream_opened(self) -> None:
         self._tell("stream_opened", target=self.target)
-        if self._state.failures:
+        if self._state.refill.failures:
             self._state.note_success(self.whole)
 
     def _handle(self, event: Event) -> None:

@@ -30,6 +30,7 @@ from anytls_http.protocol.padding import DEFAULT_SCHEME, PaddingScheme
 from . import rules
 from .events import Event, EventDispatcher, EventHooks
 from .lease import Lease
+from .refill import Refill
 from .stats import Counters, PoolStats, SessionInfo
 
 if TYPE_CHECKING:
@@ -81,14 +82,7 @@ class PoolState:
         self.sessions: set[Session] = set()
         self.draining: set[Session] = set()  #: ended in mid-transfer, until all of it has come
         self._handshaking: weakref.WeakSet[TLSConnection] = weakref.WeakSet()  # an interrupt ends them unseen
-        self.warm_target = self.options.ensure_idle_session
-        self.dialing = 0  #: refill dials in flight, those that wait for a thread too
-        self.dials_wanted = 0  #: of them, those that no thread has begun
-        self.dial_threads = 0
-        self.created_this_cycle = 0
-        self.failures = 0  #: refill dials that failed in a row
-        self.refill_at = 0.0  #: not before (backoff)
-        self.failed_at = -math.inf  #: when a refill dial last failed
+        self.refill = Refill(self.options, self.rng)
         self.last_error: AnyTLSError | None = None
 
         self._sequence = 0
@@ -159,9 +153,8 @@ class PoolState:
             handshaking = list(self._handshaking)
             sessions = list(self.sessions)
             self.changed.notify_all()
-            for (
-                tls
-            ) in handshaking:  # under the lock: the dialling thread can't close the descriptor meanwhile
+            # Under the lock: the dialling thread can't close the descriptor meanwhile.
+            for tls in handshaking:
                 tls.shutdown()
         return sessions
 
@@ -200,7 +193,7 @@ class PoolState:
                 lease = Lease(self, self.idle[-1])  # first: an interrupt may come before the next line
                 self.idle.pop()
             watcher = self.watcher
-            refill = self.refill_size(self.clock()) > 0
+            refill = self.refill.size(len(self.idle), self.clock()) > 0
         if lease is not None and watcher is not None:
             watcher.unwatch(lease.session)
         if refill:
@@ -290,12 +283,12 @@ class PoolState:
             if session.frames_received:
                 self.frame_received = True
             if life >= SHORT_LIFE or session.streams_opened:
-                self.failures = 0  # it was of use
+                self.refill.failures = 0  # it was of use
             elif reason in ("peer", "alert", "error"):
                 # A server that accepts and closes at once must not cause a dial loop.
-                self.note_failure(now)
+                self.refill.note_failure(now)
                 self.last_error = session.error
-            refill = not self.closed and self.refill_size(now) > 0
+            refill = not self.closed and self.refill.size(len(self.idle), now) > 0
         if watcher is not None:
             watcher.unwatch(session)
         words = f": {session.error}" if session.error is not None else ""
@@ -304,28 +297,6 @@ class PoolState:
         )
         if refill:
             self.wake_maintenance()
-
-    def refill_size(self, now: float) -> int:
-        """Return how many sessions may be dialled now to fill the pool. The caller holds the lock."""
-        if now < self.refill_at:
-            return 0
-        rate = self.options.ensure_idle_session_create_rate
-        return rules.sessions_to_create(
-            len(self.idle), self.dialing, self.created_this_cycle, self.warm_target, rate
-        )
-
-    def note_failure(self, now: float) -> None:
-        """Count a failed refill and put the next one off. The caller holds the lock.
-
-        Dials that fail together count as one: a row of them says no more about the server than the first.
-        """
-        self.failed_at = now
-        if now < self.refill_at:
-            return
-        self.failures += 1
-        self.refill_at = now + rules.backoff(
-            self.failures, self.options.idle_session_check_interval, self.rng
-        )
 
     def shortest_trip(self, own: float) -> float:
         """Return the shortest round trip of the sessions that there are (seconds), ``own`` where there is none.
@@ -338,10 +309,9 @@ class PoolState:
     def note_success(self, session: Session) -> None:
         """A stream was opened on ``session``: where it was dialled since the last failure, refill at once."""
         with self.lock:
-            if session.created_at <= self.failed_at:
+            if session.created_at <= self.refill.failed_at:
                 return
-            self.failures = 0
-            self.refill_at = 0.0
+            self.refill.note_success()
         self.wake_maintenance()
 
     def after_fork_in_child(self) -> None:
@@ -365,10 +335,7 @@ class PoolState:
         self.lost.clear()
         self.draining.clear()
         self.settling = False
-        self.warm_target = self.options.ensure_idle_session
-        self.dialing = self.dials_wanted = self.dial_threads = 0
-        self.created_this_cycle = self.failures = 0
-        self.refill_at = 0.0
+        self.refill.begin_anew()
 
     # -- facts -----------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from .listening import is_loopback, make_credentials, open_listener
 from .socks import Command
 from .verdicts import Reply, socks_reply
 from .web import Conversation
+from .workers import Workers
 
 if TYPE_CHECKING:
     from typing import Self
@@ -39,11 +40,6 @@ KEEP_ALIVE = 60.0
 OPEN_TIMEOUT = 30.0
 #: Connections at a time; further ones wait in the kernel.
 MAX_CONNECTIONS = 8192
-#: Threads for greetings and plain HTTP requests; further ones wait for a free one.
-MAX_THREADS = 512
-#: Threads that stay for the next greeting, and for how many seconds: starting one costs more than the greeting.
-SPARE_THREADS = 8
-SPARE_SECONDS = 5.0
 #: Seconds that :meth:`LocalProxy.close` waits for its threads and the relay.
 CLOSE_TIMEOUT = 5.0
 
@@ -81,13 +77,8 @@ class LocalProxy:
         )
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._work_waits = threading.Condition(self._lock)
-        self._spare = 0  # threads that wait for work
         self._closing = False
-        self._waiting_for_thread: deque[Incoming] = deque()
         self._returned: deque[Incoming] = deque()  # HTTP connections that wait for the next request
-        self._threads = 0
-        self._greeting: set[Incoming] = set()  # those that a thread serves
         self._pairs: set[Pair] = set()
         self._associations: set[Association] = set()
         self._idle = 0  # connections that the front watches
@@ -97,6 +88,9 @@ class LocalProxy:
         self._host: str = self._listener.getsockname()[0]
         #: The port that it listens on.
         self.port: int = self._listener.getsockname()[1]
+        self._workers = Workers(
+            f"anytls-proxy-{self.port}-client", self._lock, self._changed, self._serve, self._served
+        )
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
@@ -143,8 +137,8 @@ class LocalProxy:
         with self._changed:
             first = not self._closing
             self._closing = True
-            self._work_waits.notify_all()
-            clients = list(self._greeting) + list(self._waiting_for_thread)
+            self._workers.stop()
+            clients = self._workers.clients
             pairs = list(self._pairs)
             associations = list(self._associations)
         if first:
@@ -161,7 +155,7 @@ class LocalProxy:
         if threading.current_thread() is not self._front:
             self._front.join(CLOSE_TIMEOUT)
         with self._changed:
-            self._changed.wait_for(lambda: not self._count() and not self._threads, CLOSE_TIMEOUT)
+            self._changed.wait_for(lambda: not self._count() and not self._workers.threads, CLOSE_TIMEOUT)
 
     def __enter__(self) -> Self:
         return self
@@ -188,12 +182,7 @@ class LocalProxy:
 
     def _count(self) -> int:
         return (
-            self._idle
-            + len(self._greeting)
-            + len(self._waiting_for_thread)
-            + len(self._returned)
-            + len(self._pairs)
-            + len(self._associations)
+            self._idle + len(self._workers) + len(self._returned) + len(self._pairs) + len(self._associations)
         )
 
     # -- the front: clients that say nothing -----------------------------------------------------------
@@ -217,7 +206,7 @@ class LocalProxy:
                 accepted, ready = watch.wait(full)
                 self.accepted += accepted
                 for client in ready:
-                    self._start(client)
+                    self._workers.start(client)
                 with self._changed:
                     self._idle = watch.watched
         except Exception:
@@ -227,63 +216,15 @@ class LocalProxy:
             watch.close()
             with self._changed:
                 self._idle = 0
-                for client in (*self._returned, *self._waiting_for_thread):
+                for client in self._returned:
                     client.close()
                 self._returned.clear()
-                self._waiting_for_thread.clear()
+                self._workers.stop()
+                self._workers.close_waiting()
                 self._wake_writer.close()
                 self._changed.notify_all()
 
-    # -- the threads: greetings ------------------------------------------------------------------------
-
-    def _start(self, client: Incoming) -> None:
-        with self._changed:
-            if self._closing:
-                client.close()
-                return
-            if self._spare > len(self._waiting_for_thread) or self._threads >= MAX_THREADS:
-                self._waiting_for_thread.append(client)
-                self._work_waits.notify()
-                return
-            self._threads += 1
-            self._greeting.add(client)
-        try:
-            threading.Thread(
-                target=self._work, args=(client,), name=f"anytls-proxy-{self.port}-client", daemon=True
-            ).start()
-        except RuntimeError as exc:
-            logger.warning("no thread for a client: %s", exc)
-            client.close()
-            with self._changed:
-                self._threads -= 1
-                self._greeting.discard(client)
-
-    def _work(self, client: Incoming | None) -> None:
-        while client is not None:
-            waits = self._serve(client)
-            with self._changed:
-                self._greeting.discard(client)
-                if waits and not self._closing:
-                    self._returned.append(client)
-                    self._wake()
-                elif waits:
-                    client.close()
-                client = self._next_client()
-                if client is None:
-                    self._threads -= 1
-                    self._changed.notify_all()
-
-    def _next_client(self) -> Incoming | None:
-        """Return one that waits for a thread, None when this one has nothing to do. The caller holds the lock."""
-        if not self._waiting_for_thread and self._spare < SPARE_THREADS and not self._closing:
-            self._spare += 1
-            self._work_waits.wait_for(lambda: self._waiting_for_thread or self._closing, SPARE_SECONDS)
-            self._spare -= 1
-        if not self._waiting_for_thread or self._closing:
-            return None
-        client = self._waiting_for_thread.popleft()
-        self._greeting.add(client)
-        return client
+    # -- the workers: greetings ------------------------------------------------------------------------
 
     def _serve(self, client: Incoming) -> bool:
         """Serve one client until the relay has it, or it is closed; True when its next request may be waited for."""
@@ -310,6 +251,14 @@ class LocalProxy:
             logger.exception("serving a client failed")
             client.close()
         return False
+
+    def _served(self, client: Incoming, waits: bool) -> None:
+        """A worker is done with ``client``. The caller holds the lock."""
+        if waits and not self._closing:
+            self._returned.append(client)
+            self._wake()
+        elif waits:
+            client.close()
 
     def _serve_socks(self, client: Incoming) -> None:
         wish = socks.greet(client, self._credentials)

@@ -101,7 +101,7 @@ def test_refills_back_off(ended: Ended) -> None:
         time.sleep(2.0)
         for how, (client, counting) in running.items():
             # 5 dials at first; then pauses of 0.25 s and more, doubled each time.
-            rounds = client._pool.state.failures
+            rounds = client._pool.state.refill.failures
             assert 2 <= rounds <= 5
             assert len(counting.times) <= 5 * 5
             assert client.stats().total == 0

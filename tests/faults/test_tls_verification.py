@@ -139,7 +139,7 @@ def test_nothing_is_sent_by_the_pool_itself(server: Farm, case: str, ended: Ende
     server.forget()
     outbound = server.servers[name].outbound(tls=tls, ensure_idle_session=3, heartbeat="100ms")
     with AnyTLSClient(outbound) as client:
-        wait_until(lambda: client._pool.state.failed_at > 0 and not client._pool.state.dialing)
+        wait_until(lambda: client._pool.state.refill.failed_at > 0 and not client._pool.state.refill.dialing)
         server.assert_nothing_came(name)
         assert client.stats().total == 0
     ended("refills back off; no session")

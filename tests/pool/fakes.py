@@ -188,13 +188,13 @@ class FakePool:
         session = self.dial("ensure_idle", **attributes)
         self.put(session)
         with self.state.lock:
-            self.state.dialing -= 1
+            self.state.refill.dialing -= 1
         return session
 
     def dial_fails(self) -> None:
         with self.state.lock:
-            self.state.dialing -= 1
-            self.state.note_failure(self.clock())
+            self.state.refill.dialing -= 1
+            self.state.refill.note_failure(self.clock())
 
     # -- time ----------------------------------------------------------------------------------------
 

@@ -295,7 +295,7 @@ def test_a_burst_of_drops_within_one_cycle_shares_its_rate() -> None:
     pool = FakePool(ensure_idle_session=1, ensure_idle_session_create_rate=2)
     begun = pool.run()
     for _ in range(10):
-        if pool.state.dialing:
+        if pool.state.refill.dialing:
             pool.dial_succeeds(frames_received=1).close("peer")
         begun += pool.run_for(1)
     assert begun == 2
@@ -312,9 +312,9 @@ def test_a_raised_warm_target_is_filled_at_once() -> None:
     pool = FakePool(ensure_idle_session=1)
     pool.run()
     pool.dial_succeeds()
-    pool.state.warm_target = 4
+    pool.state.refill.target = 4
     assert pool.run() == 3
-    pool.state.warm_target = 1
+    pool.state.refill.target = 1
     for _ in range(3):
         pool.dial_succeeds()
     assert pool.run_for(29) == 0
@@ -373,7 +373,7 @@ def test_no_check_and_no_drop_dials_while_backing_off() -> None:
     pauses(pool, 9)
     pool.dial_fails()
     assert pool.run() == 0
-    assert pool.state.refill_at >= pool.clock.now + 5
+    assert pool.state.refill.not_before >= pool.clock.now + 5
     pool.dial(frames_received=0).close("client_closed")
     assert pool.run() == 0
 
@@ -383,8 +383,8 @@ def test_dials_that_fail_together_count_as_one_failure() -> None:
     pool.run()
     for _ in range(8):
         pool.dial_fails()
-    assert pool.state.failures == 1
-    assert pool.state.refill_at <= pool.clock.now + 0.5
+    assert pool.state.refill.failures == 1
+    assert pool.state.refill.not_before <= pool.clock.now + 0.5
 
 
 @pytest.mark.parametrize("since", [True, False])
@@ -401,7 +401,7 @@ def test_a_stream_on_a_session_dialled_since_the_last_failure_ends_the_back_off(
     new.close("client_closed")
     assert pool.run() == 0
     pool.state.note_success(new if since else old)
-    assert pool.state.failures == (0 if since else 7)
+    assert pool.state.refill.failures == (0 if since else 7)
     assert pool.run() == (1 if since else 0)
 
 
@@ -411,8 +411,8 @@ def test_several_dials_that_fail_together_do_not_wait_less_than_the_last_of_them
     before = 0.0
     for _ in range(8):
         pool.dial_fails()
-        assert pool.state.refill_at >= before
-        before = pool.state.refill_at
+        assert pool.state.refill.not_before >= before
+        before = pool.state.refill.not_before
     assert pool.run() == 0
     pool.run_until(before - 0.001)
     assert len(pool.dials) == 8
@@ -424,7 +424,7 @@ def test_the_thread_wakes_when_the_back_off_ends() -> None:
     pool = failing_pool()
     pool.run()
     pool.dial_fails()
-    assert pool.maintenance.next_due() == pool.state.refill_at
+    assert pool.maintenance.next_due() == pool.state.refill.not_before
 
 
 def test_failed_dials_count_for_the_rate_of_their_cycle() -> None:
@@ -432,7 +432,7 @@ def test_failed_dials_count_for_the_rate_of_their_cycle() -> None:
     pool = failing_pool(ensure_idle_session_create_rate=2)
     begun = pool.run()
     for _ in range(28):
-        if pool.state.dialing:
+        if pool.state.refill.dialing:
             pool.dial_fails()
         begun += pool.run_for(1)
     assert begun == 2
@@ -443,13 +443,13 @@ def test_a_server_that_accepts_and_closes_at_once_counts_as_a_failed_dial() -> N
     pool = failing_pool()
     pool.run()
     for _ in range(500):
-        if pool.state.dialing:
+        if pool.state.refill.dialing:
             session = pool.dial_succeeds()
             session.close("peer", AuthenticationError("wrong password?"))
         pool.run_for(1)
     # 0.5, 1, 2, 4, 8, 16, 30, 30, ...: about 26 in 500 s, a few more by jitter.
     assert len(pool.dials) < 45
-    assert pool.state.failures > 10
+    assert pool.state.refill.failures > 10
 
 
 @pytest.mark.parametrize("reason", ["peer", "alert", "error"])
@@ -457,7 +457,7 @@ def test_an_end_soon_after_the_dial_is_a_failure_whoever_found_out(reason: str) 
     pool = failing_pool()
     pool.run()
     pool.dial_succeeds().close(reason)
-    assert pool.state.failures == 1
+    assert pool.state.refill.failures == 1
     assert pool.run() == 0
 
 
@@ -467,7 +467,7 @@ def test_a_server_that_says_why_before_it_closes_at_once_causes_no_dial_loop_eit
     pool = failing_pool()
     pool.run()
     for _ in range(500):
-        if pool.state.dialing:
+        if pool.state.refill.dialing:
             pool.dial_succeeds(frames_received=1).close(reason, SessionClosed("too many connections"))
         pool.run_for(1)
     assert len(pool.dials) < 45
@@ -477,11 +477,11 @@ def test_a_session_that_received_frames_ends_the_back_off() -> None:
     pool = failing_pool()
     pool.run()
     pauses(pool, 6)
-    assert pool.state.failures == 6
+    assert pool.state.refill.failures == 6
     session = pool.dial_succeeds(frames_received=3)
     pool.run_for(60)
     session.close("peer")
-    assert pool.state.failures == 0
+    assert pool.state.refill.failures == 0
     assert pool.run() == 1, "the server was fine: dial again at once"
     assert 0.25 <= pauses(pool, 1)[0] <= 0.5
 
@@ -506,7 +506,7 @@ def test_a_session_closed_by_ourselves_is_no_failure() -> None:
     pool.run()
     for reason in ("idle_timeout", "max_age", "proof_of_life"):
         pool.dial_succeeds().close(reason)
-        assert pool.state.failures == 0
+        assert pool.state.refill.failures == 0
         assert pool.run() == 1
 
 
@@ -934,7 +934,7 @@ def test_an_hour_of_everything_is_never_busy_with_nothing() -> None:
     )
     rng = pool.state.rng
     for minute in range(60):
-        while pool.state.dialing:
+        while pool.state.refill.dialing:
             if rng.random() < 0.3:
                 pool.dial_fails()
             else:
@@ -944,7 +944,7 @@ def test_an_hour_of_everything_is_never_busy_with_nothing() -> None:
         begun = pool.run_for(60)
         # The cycles that begin in this minute, and the rest of the one that was under way.
         assert begun <= 3 * 3, minute
-        assert len(pool.idle) + pool.state.dialing <= 8
+        assert len(pool.idle) + pool.state.refill.dialing <= 8
     stats = pool.state.stats()
     assert stats.closed["max_age"] > 0 and stats.closed["heartbeat_timeout"] > 0
     assert stats.total == stats.idle == len(pool.idle)

@@ -359,12 +359,12 @@ def test_a_forked_child_begins_with_an_empty_pool() -> None:
     pool.watcher.close_inherited = lambda: watcher_closed.append(True)  # type: ignore[attr-defined]
     wakes = pool.wake.count
     pool.state.lock.acquire()  # held by a thread that the child doesn't have
-    pool.state.dialing = 5
+    pool.state.refill.dialing = 5
     pool.state.after_fork_in_child()
     assert set(inherited) == {idle, busy} and watcher_closed == [True]
     stats = pool.state.stats()
     assert (stats.total, stats.idle) == (0, 0)
-    assert pool.state.dialing == 0 and pool.state.watcher is None
+    assert pool.state.refill.dialing == 0 and pool.state.watcher is None
     pool.state.wake_maintenance()
     assert pool.wake.count == wakes, "no wake-up reaches the parent's thread"
 

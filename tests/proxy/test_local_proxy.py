@@ -20,6 +20,7 @@ from anytls_http.protocol.address import decode_address, encode_address
 from anytls_http.protocol.uot import TARGET
 from anytls_http.proxy import LocalProxy
 from anytls_http.proxy import server as server_module
+from anytls_http.proxy import workers as workers_module
 from anytls_http.relay import shared_relay
 from anytls_http.testing import AnyTLSServer, Site
 from anytls_http.testing.site import GREETING, body_sha256
@@ -188,7 +189,7 @@ def test_a_slow_reader_slows_only_itself(proxy: LocalProxy, site: Site) -> None:
 
 
 def test_more_clients_than_threads(server: AnyTLSServer, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "MAX_THREADS", 2)
+    monkeypatch.setattr(workers_module, "MAX_THREADS", 2)
     with LocalProxy(server.outbound()) as proxy:
 
         def fetch() -> bytes:

@@ -101,14 +101,17 @@ class TestReuse:
         assert len(server.connections) == 3
 
 
-@pytest.mark.skipif(not tls.GATHERS, reason="the system wakes a reader for every byte")
 class TestAcknowledgement:
     """The server's word that it reached the target comes alone, and the target's data after it."""
 
+    @pytest.fixture(autouse=True)
+    def version_is_known(self, client: AnyTLSClient, target: Target) -> None:
+        """A session that has learnt from a first stream that the server gives this word."""
+        with client.create_connection(target.address, 5, wait_open=True):
+            pass
+
     @pytest.fixture
     def sock(self, client: AnyTLSClient, server: AnyTLSServer, target: Target) -> Iterator[AnyTLSSocket]:
-        with client.create_connection(target.address, 5, wait_open=True):
-            pass  # so that the server's version is known
         server.faults.synack_delay = 0.05  # it finds its reader waiting
         with client.create_connection(target.address, 5) as sock:
             sock.sendall(b"?")
@@ -134,6 +137,7 @@ class TestAcknowledgement:
         time.sleep(0.02)  # the acknowledgement has arrived, and nobody has looked at it
         far.sendall(b"!")
 
+    @pytest.mark.skipif(not tls.GATHERS, reason="the system wakes a reader for every byte")
     def test_wakes_nobody(
         self,
         server: AnyTLSServer,
@@ -161,8 +165,6 @@ class TestAcknowledgement:
         assert len(received) == 2
 
     def test_missing_before_the_end(self, client: AnyTLSClient, server: AnyTLSServer, target: Target) -> None:
-        with client.create_connection(target.address, 5, wait_open=True):
-            pass
         server.faults.withhold_synack = True
         with client.create_connection(target.address, 5) as sock, ThreadPoolExecutor(1) as thread:
             sock.sendall(b"?")
@@ -176,8 +178,6 @@ class TestAcknowledgement:
     def test_missing_at_the_deadline(
         self, client: AnyTLSClient, server: AnyTLSServer, target: Target
     ) -> None:
-        with client.create_connection(target.address, 5, wait_open=True):
-            pass
         server.faults.withhold_synack = True
         for timeout in (0.02, 0.1):
             with client.create_connection(target.address, timeout) as sock:
