@@ -41,6 +41,7 @@ from anytls_http.errors import (
 )
 from anytls_http.net.waiting import deadline_after
 
+from ._http_response import TunnelResponse
 from ._urllib3_tls import TunnelContext, TunnelContexts
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ class FinalError(HTTPError):
 
 class TunnelHTTPConnection(HTTPConnection):
     """A connection to a plain http target through ``tunnel``."""
+
+    response_class = TunnelResponse
 
     def __init__(self, *args: Any, tunnel: AnyTLSClient, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

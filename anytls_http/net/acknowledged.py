@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
 from ..errors import AnyTLSTimeout
+from .tcp_info import unacknowledged
 from .waiting import ReadWaiter, earlier
 
-try:
-    import fcntl
-    import termios
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-__all__ = ["unacknowledged", "wait_acknowledged"]
+__all__ = ["wait_acknowledged"]
 
 #: Seconds between two looks; nothing tells when an acknowledgement comes in.
 _FIRST_LOOK, _LATER_LOOKS = 0.001, 0.01
@@ -34,17 +28,6 @@ def wait_acknowledged(fd: int, readable: ReadWaiter, fallback_delay: float, dead
         if _pause(readable, pause, deadline):
             return
         pause = min(2 * pause, _LATER_LOOKS)
-
-
-def unacknowledged(fd: int) -> int | None:
-    """Return the bytes sent on a TCP socket that are not acknowledged yet; None where the system won't tell."""
-    # SIOCOUTQ is TIOCOUTQ's number on Linux. Elsewhere TIOCOUTQ, where there is one, is for terminals.
-    if fcntl is None or sys.platform != "linux":
-        return None
-    try:
-        return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
-    except (OSError, ValueError):
-        return None
 
 
 def _pause(readable: ReadWaiter, seconds: float, deadline: float | None) -> bool:

@@ -17,20 +17,14 @@ from collections.abc import Iterable
 
 from anytls_http.errors import AnyTLSTimeout, DialError, SessionClosed
 
-from .acknowledged import unacknowledged, wait_acknowledged
+from .acknowledged import wait_acknowledged
 from .client_hello import Fragmentation
 from .contexts import TLSContexts, handshake_error
 from .handshake_errors import session_error
 from .scratch import PLAINTEXT, borrow, give_back, scratch
+from .tcp_info import Arrivals, unacknowledged, unread
 from .tls_engine import TLSEngine
 from .waiting import AT_ONCE, ReadWaiter, earlier, wait_writable
-
-try:
-    import fcntl
-    import termios
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 
 #: Most ciphertext that the engine gets at once (bytes): OpenSSL's buffer keeps the size that it once had.
 FEED_SIZE = 128 * 1024
@@ -50,12 +44,14 @@ class TLSConnection:
 
     __slots__ = (
         "__weakref__",
+        "_arrivals",
         "_arrived",
         "_borrowed",
         "_fd",
         "_input",
         "_misses",
         "_polls",
+        "_read_so_far",
         "_sock",
         "_unsent",
         "engine",
@@ -67,6 +63,8 @@ class TLSConnection:
         self._sock = sock
         self._fd = sock.fileno()
         self._input = ReadWaiter(self._fd)
+        self._arrivals = Arrivals(sock)
+        self._read_so_far = 0  # bytes
         self._polls = 2  # so many reads more poll first: the handshake's, for a start
         self._misses = 1
         self._borrowed: memoryview | None = None
@@ -159,6 +157,7 @@ class TLSConnection:
             raise
         except (OSError, ValueError) as exc:
             raise SessionClosed(f"the connection to the server broke: {_words(exc)}") from exc
+        self._read_so_far += count
         if first:
             self._misses = 0
         elif count > MUCH:
@@ -191,7 +190,9 @@ class TLSConnection:
 
     def has_arrived(self) -> bool:
         """Whether :meth:`receive` would return at once. The caller holds the reader's role."""
-        return bool(self._arrived) or self._input.ready()
+        if self._arrived:
+            return True
+        return not self._arrivals.none_beyond(self._read_so_far) and self._input.ready()
 
     def write(
         self,
@@ -287,14 +288,7 @@ class TLSConnection:
 
     def unread(self) -> int:
         """Return the bytes of ciphertext that have arrived and were not decrypted, as far as the system tells."""
-        here = len(self._arrived)
-        if fcntl is None:
-            return here
-        try:
-            answer = fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4))
-        except OSError:
-            return here
-        return here + int.from_bytes(answer, sys.byteorder)
+        return len(self._arrived) + (unread(self._fd) or 0)
 
     def unacknowledged(self) -> int:
         """Return the bytes sent that the server's TCP has not acknowledged yet, as far as the system tells."""
@@ -307,6 +301,7 @@ class TLSConnection:
 
     def shutdown_reading(self) -> None:
         """Wake whoever waits for data: it sees the end of the stream."""
+        self._arrivals.stop()  # to the kernel the connection is as open as before
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RD)
 

@@ -95,7 +95,10 @@ class SessionReading(SessionWriting):
                 continue
             if total and (engine.drained or size - total < MIN_ROOM):
                 break
-            count = NEED_INPUT if engine.drained and self._tls.reads_first else self._decrypt(size - total)
+            if engine.drained and (self._tls.reads_first or not protocol.acknowledged):
+                count = NEED_INPUT
+            else:
+                count = self._decrypt(size - total)
             if count > 0:
                 continue
             if total:

@@ -1,0 +1,65 @@
+"""http.client's response, whose plain heads are read in one step.
+
+http.client gives the head of a response to the parser of e-mails, line by line: a tenth of all that a small request
+by requests costs, and more with many threads (``docs/performance.md``). Nearly all heads are plain. What is not, an old
+version, a folded line or a byte beyond ASCII for example, is left to http.client with its rules, limits and errors.
+"""
+
+from __future__ import annotations
+
+import re
+from http.client import HTTPMessage, HTTPResponse
+from typing import Any
+
+#: A head that http.client would neither refuse, nor repair, nor take for a mail of several parts; but for the limits.
+PLAIN_HEAD = re.compile(
+    rb"HTTP/1\.1 ([2-9][0-9][0-9])(?: ([ -~]*))?\r\n"
+    rb"((?:(?!(?i:content-type):[\t ]*(?i:multipart|message))[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~]*\r\n)*)\r\n"
+)
+#: Digits of a length that is surely one to ``int``, which has a limit.
+MAX_DIGITS = 18
+#: Fewer headers than http.client ever refuses.
+MANY_HEADERS = 64
+
+
+class TunnelResponse(HTTPResponse):
+    """A response of which ``fp`` is a buffered file, as ``makefile`` of the tunnel's sockets returns it."""
+
+    def begin(self, **limits: Any) -> None:
+        """Read the head, as ``HTTPResponse.begin``, and raise as it does. ``limits``: those of later Pythons."""
+        if self.headers is not None or limits or self.debuglevel > 0 or not self._begin_plain():
+            super().begin(**limits)
+
+    def _begin_plain(self) -> bool:
+        """Read the head where it has come whole and is plain; else return False, with nothing read."""
+        fp: Any = self.fp
+        head = PLAIN_HEAD.match(fp.peek())
+        if head is None:
+            return False
+        lines = head[3].decode("ascii").splitlines()
+        if len(lines) > MANY_HEADERS:
+            return False
+        message = HTTPMessage()
+        for line in lines:
+            name, _, value = line.partition(":")
+            message.set_raw(name, value.lstrip("\t "))
+        message.set_payload("")
+        length = message.get("content-length")
+        if length and not (length.isdecimal() and len(length) <= MAX_DIGITS):
+            return False
+        fp.read(head.end())
+
+        self.code = self.status = status = int(head[1])
+        self.reason = (head[2] or b"").decode("ascii").strip()
+        self.version = 11
+        self.headers = self.msg = message
+        # How the body ends, by the rules of HTTPResponse.begin.
+        self.chunked = message.get("transfer-encoding", "").lower() == "chunked"
+        self.chunk_left = None
+        self.will_close = self._check_close()  # type: ignore[attr-defined]
+        self.length = int(length) if length and not self.chunked else None
+        if status in (204, 304) or self._method == "HEAD":  # type: ignore[attr-defined]
+            self.length = 0
+        if not self.chunked and self.length is None:
+            self.will_close = True
+        return True
