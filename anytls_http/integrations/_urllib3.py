@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     from urllib3.poolmanager import PoolKey
 
-#: Most targets of which a pool manager remembers the key.
+#: Most targets of which the way to the pool is remembered.
 MAX_REMEMBERED = 1024
 #: Errors that the next try would only meet again.
 POINTLESS_TO_RETRY = (AuthenticationError, CertificateError, ClientClosed)

@@ -22,6 +22,7 @@ from requests.exceptions import (
     ChunkedEncodingError,
     ConnectionError,  # noqa: A004 - requests' own name
     ConnectTimeout,
+    InvalidURL,
     ProxyError,
     ReadTimeout,
     SSLError,
@@ -33,7 +34,7 @@ from anytls_http.client import AnyTLSClient
 from anytls_http.config import AnyTLSOutbound, coerce_outbound
 from anytls_http.errors import AnyTLSError, AuthenticationError, CertificateError
 
-from ._urllib3 import FinalError, TunnelPoolManager
+from ._urllib3 import MAX_REMEMBERED, FinalError, TunnelPoolManager
 
 __all__ = ["AnyTLSAdapter", "BodyBroken", "BodyTimeout", "requests_session"]
 
@@ -125,6 +126,7 @@ class AnyTLSAdapter(HTTPAdapter):
         self._pool_connections = connections
         self._pool_maxsize = maxsize
         self._pool_block = block
+        self._pool_attributes: dict[tuple[Any, ...], Any] = {}
         self.poolmanager = TunnelPoolManager(
             self._client, num_pools=connections, maxsize=maxsize, block=block, **pool_kwargs
         )
@@ -135,15 +137,42 @@ class AnyTLSAdapter(HTTPAdapter):
         self, request: requests.PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
     ) -> Any:
         """Return urllib3's pool for ``request``; ``proxies`` is ignored."""
-        return super().get_connection_with_tls_context(request, verify, {}, cert)
+        try:
+            host_params, pool_kwargs = self.build_connection_pool_key_attributes(request, verify, cert)
+        except ValueError as exc:
+            raise InvalidURL(exc, request=request) from exc
+        return self.poolmanager.connection_from_host(**host_params, pool_kwargs=pool_kwargs)
 
     def get_connection(self, url: str | bytes, proxies: Any = None) -> Any:
         """Return urllib3's pool for ``url``; ``proxies`` is ignored."""
         return super().get_connection(url, {})
 
+    def build_connection_pool_key_attributes(
+        self, request: requests.PreparedRequest, verify: Any, cert: Any = None
+    ) -> Any:
+        """Return the target and the TLS settings by which urllib3 finds the pool for ``request``.
+
+        Remembered by target and settings: requests looks on the disk for what ``verify`` names, each time.
+        """
+        target = (request.url or "").split("/", 3)[:3]
+        key = (*target, type(verify), verify, cert)  # 0 is no False here
+        try:
+            found = self._pool_attributes.get(key)
+        except TypeError:  # a certificate given as a list
+            return super().build_connection_pool_key_attributes(request, verify, cert)
+        if found is None:
+            found = super().build_connection_pool_key_attributes(request, verify, cert)
+            if len(self._pool_attributes) >= MAX_REMEMBERED:
+                self._pool_attributes.clear()
+            self._pool_attributes[key] = found
+        host_params, pool_kwargs = found
+        return dict(host_params), dict(pool_kwargs)
+
     def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
         """Return the path of ``request``: nobody on the way wants the whole URL."""
-        return super().request_url(request, {})
+        path = request.path_url
+        # On such a path requests' versions disagree.
+        return super().request_url(request, {}) if path.startswith("//") else path
 
     def proxy_manager_for(self, proxy: Any, **proxy_kwargs: Any) -> Any:
         """Return the tunnel's own pools: there is no other proxy."""
