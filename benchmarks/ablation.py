@@ -1,7 +1,7 @@
 """What each choice of the hot path gains: the work is done with it and without it, interleaved.
 
-``python benchmarks/ablation.py [--rounds N]`` prints a Markdown table for ``docs/performance.md``. A choice is
-taken back by patching the package in this process; the other end is the real sing-box server.
+``python benchmarks/ablation.py [--rounds N] [--only TEXT]`` prints a Markdown table for ``docs/performance.md``.
+A choice is taken back by patching the package in this process; the other end is the real sing-box server.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import contextlib
+import http.client
 import statistics
 import sys
 from collections.abc import Callable, Iterator
@@ -19,14 +20,17 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).parent))
 
 import httpx
+import requests
 from origin import Origin
 from singbox import SingBox
 from variants import Variants, timed
 
 import anytls_http
 from anytls_http.integrations import _httpx
+from anytls_http.integrations._urllib3 import TunnelHTTPConnection
 from anytls_http.net import scratch as scratch_module
 from anytls_http.net import tls as connection_module
+from anytls_http.net.tcp_info import Arrivals
 from anytls_http.net.tls import TLSConnection
 from anytls_http.pool.session import Session
 from anytls_http.protocol.session import ClientSession
@@ -74,17 +78,38 @@ def woken_by_each_byte() -> Any:
     return mock.patch.object(connection_module, "GATHERS", False)
 
 
+def _no(self: object, about: object) -> bool:
+    return False  # a Mock would take its time
+
+
 def without_quick_look() -> Any:
     """Take the stale check's long way each time."""
-    return mock.patch.object(Session, "_nothing_has_come", return_value=False)
+    return mock.patch.object(Session, "_nothing_has_come", _no)
+
+
+def without_counting() -> Any:
+    """Poll where the kernel's count of what has come would do."""
+    return mock.patch.object(Arrivals, "none_beyond", _no)
+
+
+def with_http_clients_parser() -> Any:
+    """Leave each head to http.client."""
+    return mock.patch.object(TunnelHTTPConnection, "response_class", http.client.HTTPResponse)
+
+
+def with_requests_way_to_the_pool() -> Any:
+    """Let requests find out anew where each request goes."""
+    names = ("build_connection_pool_key_attributes", "get_connection_with_tls_context", "request_url")
+    theirs = {name: getattr(requests.adapters.HTTPAdapter, name) for name in names}
+    return mock.patch.multiple(anytls_http.AnyTLSAdapter, **theirs)
 
 
 def without_reading_first() -> Any:
     """Ask whether data is there before each read."""
     real = TLSConnection.receive
 
-    def receive(self: TLSConnection, deadline: float | None) -> int:
-        count = real(self, deadline)
+    def receive(self: TLSConnection, deadline: float | None, least: int = 1) -> int:
+        count = real(self, deadline, least)
         self._polls = 1
         return count
 
@@ -134,11 +159,27 @@ def gets(
     return work, count
 
 
+def gets_by_requests(variants: Variants, threads: int, count: int) -> tuple[Callable[[], None], float]:
+    """``count`` small GETs by requests, on kept-alive connections."""
+    url = variants.origin.url("http", "small")
+
+    def work() -> None:
+        with (
+            variants.requests_session("anytls_http", True) as session,
+            concurrent.futures.ThreadPoolExecutor(threads) as pool,
+        ):
+            list(pool.map(lambda _: [session.get(url) for _ in range(count // threads)], range(threads)))
+
+    return work, count
+
+
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--only", default="", help="only choices whose name holds this text")
+    options = parser.parse_args()
+    rounds = options.rounds
     origin, singbox = Origin(1 << 30), SingBox()
     variants = Variants(origin, singbox)
     new = gets(variants, False, 1, 400)
@@ -188,6 +229,36 @@ def main() -> None:
             without_quick_look,
             gets(variants, True, 32, 2560),
         ),
+        (
+            "whether anything has come is asked of the kernel's count, not of poll",
+            "small, kept-alive, 32 threads",
+            without_counting,
+            gets(variants, True, 32, 2560),
+        ),
+        (
+            "a plain head is read in one step, not by http.client",
+            "small, kept-alive, by requests",
+            with_http_clients_parser,
+            gets_by_requests(variants, 1, 1000),
+        ),
+        (
+            "a plain head is read in one step, not by http.client (32)",
+            "small, kept-alive, 32 threads, by requests",
+            with_http_clients_parser,
+            gets_by_requests(variants, 32, 2560),
+        ),
+        (
+            "requests' way to the pool is remembered",
+            "small, kept-alive, by requests",
+            with_requests_way_to_the_pool,
+            gets_by_requests(variants, 1, 1000),
+        ),
+        (
+            "requests' way to the pool is remembered (32)",
+            "small, kept-alive, 32 threads, by requests",
+            with_requests_way_to_the_pool,
+            gets_by_requests(variants, 32, 2560),
+        ),
         ("the FIN leaves with the next SYN", "small, new connection each", without_held_fin, new),
         (
             "woken by the target's data, not by the acknowledgement before it",
@@ -199,6 +270,8 @@ def main() -> None:
     try:
         print("| choice | work | speed with it | CPU with it |\n| --- | --- | ---: | ---: |")
         for choice, what, without, (work, size) in rows:
+            if options.only not in choice:
+                continue
             rates: dict[bool, list[float]] = {True: [], False: []}
             cpus: dict[bool, list[float]] = {True: [], False: []}
             for number in range(rounds):
