@@ -29,7 +29,6 @@ import anytls_http
 from anytls_http.integrations import _httpx
 from anytls_http.integrations._urllib3 import TunnelHTTPConnection
 from anytls_http.net import scratch as scratch_module
-from anytls_http.net import tls as connection_module
 from anytls_http.net.tcp_info import Arrivals
 from anytls_http.net.tls import TLSConnection
 from anytls_http.pool.session import Session
@@ -73,11 +72,6 @@ def without_held_fin() -> Any:
     return mock.patch.object(ClientSession, "end_stream", lambda self, hold_fin=False: real(self))
 
 
-def woken_by_each_byte() -> Any:
-    """Let the system wake a reader whatever comes."""
-    return mock.patch.object(connection_module, "GATHERS", False)
-
-
 def _no(self: object, about: object) -> bool:
     return False  # a Mock would take its time
 
@@ -108,8 +102,8 @@ def without_reading_first() -> Any:
     """Ask whether data is there before each read."""
     real = TLSConnection.receive
 
-    def receive(self: TLSConnection, deadline: float | None, least: int = 1) -> int:
-        count = real(self, deadline, least)
+    def receive(self: TLSConnection, deadline: float | None) -> int:
+        count = real(self, deadline)
         self._polls = 1
         return count
 
@@ -260,12 +254,6 @@ def main() -> None:
             gets_by_requests(variants, 32, 2560),
         ),
         ("the FIN leaves with the next SYN", "small, new connection each", without_held_fin, new),
-        (
-            "woken by the target's data, not by the acknowledgement before it",
-            "small, new connection each",
-            woken_by_each_byte,
-            new,
-        ),
     ]
     try:
         print("| choice | work | speed with it | CPU with it |\n| --- | --- | ---: | ---: |")

@@ -11,7 +11,6 @@ import contextlib
 import os
 import socket
 import ssl
-import sys
 import time
 from collections.abc import Iterable
 
@@ -24,7 +23,7 @@ from .handshake_errors import session_error
 from .scratch import PLAINTEXT, borrow, give_back, scratch
 from .tcp_info import Arrivals, unacknowledged, unread
 from .tls_engine import TLSEngine
-from .waiting import AT_ONCE, ReadWaiter, earlier, wait_writable
+from .waiting import AT_ONCE, ReadWaiter, wait_writable
 
 #: Most ciphertext that the engine gets at once (bytes): OpenSSL's buffer keeps the size that it once had.
 FEED_SIZE = 128 * 1024
@@ -32,10 +31,6 @@ FEED_SIZE = 128 * 1024
 MUCH = 8192
 #: Most reads that poll first, in a row, before another one tries without.
 MOST_POLLS = 63
-#: Whether the system can be told how much input wakes a reader. Windows can't, and others weren't tried.
-GATHERS = sys.platform == "linux"
-#: Seconds for which it is told so: something small may be all that comes.
-GATHER = 0.05
 NOTHING = memoryview(b"")
 
 
@@ -112,14 +107,13 @@ class TLSConnection:
                 wait_acknowledged(self._fd, self._input, fragmentation.fallback_delay, deadline)
             self._send(piece, deadline)
 
-    def receive(self, deadline: float | None, least: int = 1) -> int:
+    def receive(self, deadline: float | None) -> int:
         """Wait for ciphertext and give it to the engine; return its size, 0 at the end of the stream.
 
-        ``least``: where less has come (bytes), more is waited for, for a moment. Raises
-        :class:`AnyTLSTimeout` at ``deadline``, :class:`SessionClosed` when the connection broke.
+        Raises :class:`AnyTLSTimeout` at ``deadline``, :class:`SessionClosed` when the connection broke.
         """
         if not self._arrived:
-            self._arrived = self._read(deadline, least)
+            self._arrived = self._read(deadline)
         piece = self._arrived[:FEED_SIZE]
         if piece:
             self.engine.feed(piece)
@@ -133,13 +127,13 @@ class TLSConnection:
         if buffer is not None:
             give_back(buffer)
 
-    def _read(self, deadline: float | None, least: int) -> memoryview:
+    def _read(self, deadline: float | None) -> memoryview:
         """Wait for ciphertext and return it, in the borrowed buffer."""
         first = not self._polls
         try:
             if not first:
                 self._polls -= 1
-                self._wait(deadline, least)
+                self._input.wait(deadline)
             while True:
                 # Not before the wait: who waits needs none.
                 buffer = self._borrowed = borrow()
@@ -152,7 +146,7 @@ class TLSConnection:
                         first = False
                         self._polls = self._misses  # none at once: one miss among hits says little
                         self._misses = min(2 * self._misses + 1, MOST_POLLS)
-                    self._wait(deadline, least)
+                    self._input.wait(deadline)
         except AnyTLSTimeout:
             raise
         except (OSError, ValueError) as exc:
@@ -163,20 +157,6 @@ class TLSConnection:
         elif count > MUCH:
             self._polls = 0  # there is likely more
         return buffer[:count]
-
-    def _wait(self, deadline: float | None, least: int) -> None:
-        """Wait for input; less than ``least`` bytes of it wake nobody before ``GATHER`` seconds have passed."""
-        if least > 1 and GATHERS:
-            set_option = self._sock.setsockopt
-            set_option(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
-            try:
-                self._input.wait(earlier(deadline, time.monotonic() + GATHER))
-                return
-            except AnyTLSTimeout:
-                pass
-            finally:
-                set_option(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-        self._input.wait(deadline)
 
     @property
     def reads_first(self) -> bool:

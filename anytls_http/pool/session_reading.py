@@ -8,7 +8,6 @@ from anytls_http.errors import AnyTLSError, AnyTLSTimeout, DialError, SessionClo
 from anytls_http.net.scratch import DECRYPTED, scratch
 from anytls_http.net.tls_engine import END, NEED_INPUT, RECORD_SIZE
 from anytls_http.net.waiting import AT_ONCE, deadline_after, earlier, remaining
-from anytls_http.protocol.frames import HEADER_SIZE
 from anytls_http.protocol.padding import PaddingScheme
 from anytls_http.protocol.session import Event, EventKind
 
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 MAX_LOOK = 256 * 1024
 #: With less than this (bytes) still wanted, what was read is handed out: more would cost a record's leftover.
 MIN_ROOM = RECORD_SIZE // 2
-#: Bytes of a frame without data as a record of TLS 1.3: with the record's header, type and tag.
-BARE_RECORD = HEADER_SIZE + 5 + 1 + 16
 #: Reads from the connection that one call without waiting makes at the most.
 MAX_FILLS = 16
 
@@ -109,16 +106,9 @@ class SessionReading(SessionWriting):
             if waits and remaining(deadline) == 0 and (deadline != AT_ONCE or waits >= MAX_FILLS):
                 self.poke_relay()
                 raise AnyTLSTimeout("timed out while waiting for data")
-            self._wait_for_input(deadline, 1 if protocol.acknowledged else self._least_answer(deadline))
+            self._wait_for_input(deadline)
             waits += 1
         return total
-
-    def _least_answer(self, deadline: float | None) -> int:
-        """Return how many bytes of ciphertext are worth being woken for, while the opening is not acknowledged.
-
-        The acknowledgement itself is not, where the reader wants the target's data, which follows it.
-        """
-        return 1 if self._protocol.peer_version < 2 or deadline == AT_ONCE else BARE_RECORD + 1
 
     def wait_open(self, stream_id: int, deadline: float | None, version_1_after: float) -> None:
         """Send the opening and wait for the server's word on the target.
@@ -170,11 +160,11 @@ class SessionReading(SessionWriting):
 
     # -- input and frames ------------------------------------------------------------------------------
 
-    def _wait_for_input(self, deadline: float | None, least: int = 1) -> None:
+    def _wait_for_input(self, deadline: float | None) -> None:
         self._answer()
         self._reader_waits = True
         try:
-            received = self._tls.receive(deadline, least)
+            received = self._tls.receive(deadline)
         finally:
             self._reader_waits = False
         if received:

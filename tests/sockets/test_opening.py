@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 
@@ -19,7 +17,6 @@ from anytls_http import (
     SessionClosed,
     StreamRefused,
 )
-from anytls_http.net import tls
 from anytls_http.protocol.frames import Command
 from anytls_http.testing import AnyTLSServer, Site
 from anytls_http.testing.site import GREETING
@@ -117,52 +114,13 @@ class TestAcknowledgement:
             sock.sendall(b"?")
             yield sock
 
-    @pytest.fixture
-    def received(self, monkeypatch: pytest.MonkeyPatch, sock: AnyTLSSocket) -> list[int]:
-        """Return the sizes of what the client has read from the connection from now on."""
-        sizes: list[int] = []
-        receive = tls.TLSConnection.receive
-
-        def counting(*args: Any) -> int:
-            sizes.append(receive(*args))
-            return sizes[-1]
-
-        monkeypatch.setattr(tls.TLSConnection, "receive", counting)
-        return sizes
-
-    def answers(self, server: AnyTLSServer, target: Target) -> None:
-        target.accept()
-        far = target.accept()
-        server.wait_for(lambda: server.sessions[0].streams[-1].opened)
-        time.sleep(0.02)  # the acknowledgement has arrived, and nobody has looked at it
-        far.sendall(b"!")
-
-    @pytest.mark.skipif(not tls.GATHERS, reason="the system wakes a reader for every byte")
-    def test_wakes_nobody(
-        self,
-        server: AnyTLSServer,
-        target: Target,
-        sock: AnyTLSSocket,
-        received: list[int],
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        monkeypatch.setattr(tls, "GATHER", 5.0)
-        with ThreadPoolExecutor(1) as thread:
-            thread.submit(self.answers, server, target)
-            assert sock.recv(10) == b"!"
-        assert len(received) == 1
-        assert sock._session._tls._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
-
-    def test_that_comes_long_before_the_data(
-        self, server: AnyTLSServer, target: Target, sock: AnyTLSSocket, received: list[int]
-    ) -> None:
+    def test_that_comes_long_before_the_data(self, target: Target, sock: AnyTLSSocket) -> None:
         with ThreadPoolExecutor(1) as thread:
             waiting = thread.submit(sock.recv, 10)
             wait_until(lambda: sock._opened)
             target.accept()
             target.accept().sendall(b"!")
             assert waiting.result() == b"!"
-        assert len(received) == 2
 
     def test_missing_before_the_end(self, client: AnyTLSClient, server: AnyTLSServer, target: Target) -> None:
         server.faults.withhold_synack = True
@@ -171,7 +129,7 @@ class TestAcknowledgement:
             waiting = thread.submit(sock.recv, 10)
             server.wait_for(lambda: server.streams_opened == 2)
             server.live_sessions[0].send_frame(Command.FIN, 2)
-            with takes(0, tls.GATHER + 0.5):
+            with takes(0):
                 assert waiting.result() == b""
         server.faults.withhold_synack = False
 
