@@ -11,6 +11,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from anytls_http.errors import AnyTLSError
+from anytls_http.net.scratch import PLAINTEXT, SIZES
 
 from .base import StreamSocket
 from .tls import AnyTLSTLSSocket
@@ -78,6 +79,15 @@ class AnyTLSSocket(StreamSocket):
             filled = end
 
         return self._read_pieces(len(view), take, deadline)
+
+    def _read(self, max_bytes: int, deadline: float | None) -> bytes:
+        pieces: list[bytes] = []
+
+        def take(piece: memoryview) -> None:
+            pieces.append(bytes(piece))  # a buffer in between would mean two copies
+
+        self._read_pieces(min(max_bytes, SIZES[PLAINTEXT]), take, deadline)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _read_pieces(self, size: int, take: Callable[[memoryview], object], deadline: float | None) -> int:
         """Hand up to ``size`` bytes to ``take``, in pieces that are valid during the call only."""
