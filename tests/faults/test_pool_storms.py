@@ -175,7 +175,12 @@ def test_closed_by_the_peer(server: Server, events: list[Event], ended: Ended) -
         client.wait_ready(3, 5)
         server.kill()
         wait_until(lambda: client.stats().closed["peer"] == 3, 5)
-        closed = [event for event in events if event.name == "session_closed"]
+
+        def closes() -> list[Event]:
+            return [event for event in events if event.name == "session_closed"]
+
+        wait_until(lambda: len(closes()) == 3)  # an event is told when nobody is inside: after it was counted
+        closed = closes()
         assert [event.reason for event in closed] == ["peer"] * 3
         assert len({event.session for event in closed}) == 3
         server.start()
