@@ -229,29 +229,16 @@ def main() -> None:
             without_counting,
             gets(variants, True, 32, 2560),
         ),
-        (
-            "a plain head is read in one step, not by http.client",
-            "small, kept-alive, by requests",
-            with_http_clients_parser,
-            gets_by_requests(variants, 1, 1000),
-        ),
-        (
-            "a plain head is read in one step, not by http.client (32)",
-            "small, kept-alive, 32 threads, by requests",
-            with_http_clients_parser,
-            gets_by_requests(variants, 32, 2560),
-        ),
-        (
-            "requests' way to the pool is remembered",
-            "small, kept-alive, by requests",
-            with_requests_way_to_the_pool,
-            gets_by_requests(variants, 1, 1000),
-        ),
-        (
-            "requests' way to the pool is remembered (32)",
-            "small, kept-alive, 32 threads, by requests",
-            with_requests_way_to_the_pool,
-            gets_by_requests(variants, 32, 2560),
+        *(
+            (choice, what, without, gets_by_requests(variants, threads, count))
+            for choice, without in (
+                ("a plain head is read in one step, not by http.client", with_http_clients_parser),
+                ("requests' way to the pool is remembered", with_requests_way_to_the_pool),
+            )
+            for what, threads, count in (
+                ("small, kept-alive, by requests", 1, 1000),
+                ("small, kept-alive, 32 threads, by requests", 32, 2560),
+            )
         ),
         ("the FIN leaves with the next SYN", "small, new connection each", without_held_fin, new),
     ]
