@@ -40,15 +40,18 @@ class Place:
         self.target: Target = (url.scheme, url.host, url.port)
         self.deadline = deadline  # until when it may wait
         self.pooled: Pooled | None = None
-        # While it waits: released when there is a connection. No Event: those run Python under a lock of their own.
+        # Only while it waits: released when there is a connection. No Event: those run Python under a lock of
+        # their own.
         self.ready: Any = None
 
     def take(self, pooled: Pooled) -> None:
         """Put the request on ``pooled``; the pool's lock is held."""
+        # No call before the last, where an interrupt could come.
         pooled.requests += 1
         self.pooled = pooled
-        if self.ready is not None:
-            self.ready.release()
+        ready, self.ready = self.ready, None
+        if ready is not None:
+            ready.release()
 
 
 class Connections:
@@ -141,8 +144,10 @@ class Connections:
 
     def end(self, place: Place, superfluous: list[Pooled]) -> None:
         """The request of ``place`` has ended, on its connection or in the queue."""
-        if place.ready is not None and place in self.waiting:
-            self.waiting.remove(place)
+        if place.ready is not None:
+            place.ready = None
+            if place in self.waiting:
+                self.waiting.remove(place)
         pooled = place.pooled
         if pooled is None:
             return
@@ -156,12 +161,14 @@ class Connections:
     def _give_on(self, pooled: Pooled, superfluous: list[Pooled]) -> None:
         """Find the next use of a connection that nobody uses any more."""
         if pooled in self.all and pooled.connection.is_available():
-            if self.waiting and self.waiting[0].target == pooled.target:
-                self.waiting.popleft().take(pooled)
+            place = self._next_waiting()
+            if place is not None and place.target == pooled.target:
+                place.take(pooled)
+                self.waiting.popleft()
                 self._share(pooled)
                 return
             self.keep_idle(pooled)
-            if self.waiting or len(self.idle) > self._most_idle:
+            if place is not None or len(self.idle) > self._most_idle:
                 superfluous.append(self._drop_oldest())
         else:
             self.all.discard(pooled)
@@ -170,21 +177,30 @@ class Connections:
 
     def serve(self) -> None:
         """Make connections for those who wait, as far as the limit allows."""
-        while self.waiting and len(self.all) < self._most:
-            place = self.waiting.popleft()
+        while len(self.all) < self._most and (place := self._next_waiting()) is not None:
             self._connect(place)
+            self.waiting.popleft()
             if place.pooled is not None:
                 self._share(place.pooled)
+
+    def _next_waiting(self) -> Place | None:
+        """Return the first who waits. It leaves the queue after it was served: so no interrupt loses it."""
+        while self.waiting:
+            place = self.waiting[0]
+            if place.ready is not None:
+                return place
+            self.waiting.popleft()  # served already, and then there was an interrupt
+        return None
 
     def _share(self, pooled: Pooled) -> None:
         """Let those who wait for the same target share ``pooled``."""
         if (
-            self.waiting
+            self._next_waiting() is not None
             and self.may_share(pooled.target)
             and pooled in self.all
             and pooled.connection.is_available()
         ):
-            for place in [place for place in self.waiting if place.target == pooled.target]:
+            for place in [place for place in self.waiting if place.ready and place.target == pooled.target]:
                 place.take(pooled)
                 self.waiting.remove(place)
 
@@ -235,7 +251,7 @@ class Connections:
             if pooled in ended:
                 self.all.discard(pooled)
                 superfluous.append(pooled)
-            elif self.waiting:
+            elif self._next_waiting() is not None:
                 self._give_on(pooled, superfluous)
             elif pooled in self.all:
                 since = pooled.idle_since

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from anytls_http.net.forks import forget_in_children
+from anytls_http.net.waiting import remaining
 
 from ._http_connections import Connections, Place, Pooled
 
@@ -56,7 +57,8 @@ class HTTPPool:
         self._lock = threading.RLock()
         self._is_inside = False  # a thread is between two states; RLock lets its own finalizers in
         self._kept = Connections(self._core, self._most, self._most_idle, self._options)
-        self._ended: deque[Place] = deque()  # of requests that have ended, and are still to be settled
+        #: Of requests that have ended, and are still to be settled.
+        self.ended: deque[Place] = deque()
         self._next_sweep = 0.0
 
     @property
@@ -94,16 +96,16 @@ class HTTPPool:
 
     def _connection_for(self, place: Place) -> Any:
         """Give ``place`` a connection, and return httpcore's part of it."""
-        if time.monotonic() >= self._next_sweep:
-            self._sweep()
+        self._sweep()
         superfluous: list[Pooled] = []
         self._exclusively(self._kept.find, place, superfluous)
         while True:
-            self._settle()
+            self.settle()
             for pooled in superfluous:
                 pooled.connection.close()
-            if place.ready is not None:
-                self._wait(place)
+            ready = place.ready
+            if ready is not None:
+                self._wait(ready, place.deadline)
             found = place.pooled
             assert found is not None
             # An idle one may have ended. This may tell the user's hooks of it: so not under the lock.
@@ -112,13 +114,17 @@ class HTTPPool:
             superfluous = []
             self._exclusively(self._kept.replace, place, found, superfluous)
 
-    def _wait(self, place: Place) -> None:
-        deadline = place.deadline
-        left = -1 if deadline is None else min(threading.TIMEOUT_MAX, max(0.0, deadline - time.monotonic()))
-        if not place.ready.acquire(timeout=left):
-            limit = f"all {self._most} connections that the limit allows are in use"
-            raise self._core.PoolTimeout(f"timed out while waiting for a connection: {limit}")
-        place.ready = None
+    def _wait(self, ready: Any, deadline: float | None) -> None:
+        """Wait for ``ready``, and look after the connections meanwhile: everybody else may be waiting too."""
+        while True:
+            left = SWEEP_EVERY if deadline is None else min(SWEEP_EVERY, remaining(deadline))
+            if ready.acquire(timeout=left):
+                return
+            if not left:
+                limit = f"all {self._most} connections that the limit allows are in use"
+                raise self._core.PoolTimeout(f"timed out while waiting for a connection: {limit}")
+            self.settle()
+            self._sweep()
 
     # -- giving it back --------------------------------------------------------------------------------
 
@@ -128,11 +134,12 @@ class HTTPPool:
         The finalizer of an abandoned response comes here too, and may run anywhere: inside the lock as well, on
         the thread that has it, which then settles this when it is done.
         """
-        self._ended.append(place)
-        self._settle()
+        self.ended.append(place)
+        self.settle()
 
-    def _settle(self) -> None:
-        while self._ended:
+    def settle(self) -> None:
+        """Give on the connections of requests that have ended."""
+        while self.ended:
             superfluous: list[Pooled] = []
             if not self._unless_inside(self._end_all, superfluous):
                 return
@@ -140,13 +147,15 @@ class HTTPPool:
                 pooled.connection.close()
 
     def _end_all(self, superfluous: list[Pooled]) -> None:
-        while self._ended:
-            self._kept.end(self._ended[0], superfluous)
-            self._ended.popleft()  # not before: an interrupt would lose it
+        while self.ended:
+            self._kept.end(self.ended[0], superfluous)
+            self.ended.popleft()  # not before: an interrupt would lose it
 
     def _sweep(self) -> None:
-        """Close the idle connections that have ended or are too old, and those that an interrupt has lost."""
+        """Now and then, close the idle connections that have ended or are too old, and what an interrupt has lost."""
         now = time.monotonic()
+        if now < self._next_sweep:
+            return
         self._next_sweep = now + SWEEP_EVERY
         taken: list[Pooled] = []
         superfluous: list[Pooled] = []
@@ -160,7 +169,7 @@ class HTTPPool:
         # This may tell the user's hooks of the end: so not under the lock.
         ended = {pooled for pooled in taken if pooled.connection.has_expired()}
         self._exclusively(self._kept.put_back, taken, ended, superfluous)
-        self._settle()
+        self.settle()
         for pooled in superfluous:
             pooled.connection.close()
 
@@ -172,7 +181,7 @@ class HTTPPool:
             self._unless_inside(self._kept.clear)
         for pooled in closing:
             pooled.connection.close()
-        self._settle()
+        self.settle()
 
     # -- one thread at a time --------------------------------------------------------------------------
 
@@ -220,4 +229,5 @@ class _Body:
         try:
             self._stream.close()
         finally:
-            self._pool.release(self._place)
+            self._pool.ended.append(self._place)  # first of all, before an interrupt can come
+            self._pool.settle()
