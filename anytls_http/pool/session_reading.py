@@ -177,8 +177,10 @@ class SessionReading(SessionWriting):
         if self.heart_sent_at is not None:
             seconds = now - self.heart_sent_at
             self.heart_sent_at = None
-            if self.has_stream:
-                self._tell("heartbeat")  # the answer may have waited long for its reader
+            if self.has_stream or self.is_draining:
+                self._tell(
+                    "heartbeat"
+                )  # the answer may have waited for its reader, or be an old stream's rest
             else:
                 self.round_trip = seconds
                 self.shortest_trip = min(self.shortest_trip, seconds)

@@ -269,6 +269,17 @@ class TestHeartbeat:
             assert any(event.seconds is not None for event in log if event.name == "heartbeat")
             assert client.stats().total == 2
 
+    def test_the_rest_of_an_old_stream_is_no_measure_of_the_way(
+        self, client: AnyTLSClient, target: Target
+    ) -> None:
+        with client.create_connection(target.address, timeout=5, wait_open=True) as sock:
+            session = sock._session
+        session.shortest_trip = 1.0
+        session._drained_by = session.heartbeats_answered + 1
+        assert session.send_heartbeat()
+        wait_until(lambda: session.look() and session.heart_sent_at is None)
+        assert session.shortest_trip == 1.0
+
     def test_before_the_first_stream_padding_does_not_advance(
         self, server: AnyTLSServer, target: Target
     ) -> None:
