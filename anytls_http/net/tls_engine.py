@@ -124,14 +124,8 @@ class TLSEngine:
             write = self._write
             try:
                 for piece in pieces:
-                    size = len(piece)
-                    if size <= RECORD_SIZE:
-                        if size:
-                            write(piece)
-                        continue
-                    view = memoryview(piece)
-                    for start in range(0, size, RECORD_SIZE):
-                        write(view[start : start + RECORD_SIZE])
+                    if piece:
+                        write(piece)
             except ssl.SSLError as exc:
                 self._raise(exc)
             return self._outgoing.read()

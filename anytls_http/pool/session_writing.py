@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from anytls_http.errors import AnyTLSError, AnyTLSTimeout
+from anytls_http.net.tls_engine import RECORD_SIZE
 from anytls_http.net.waiting import AT_ONCE, remaining
-from anytls_http.protocol.frames import MAX_DATA
+from anytls_http.protocol.frames import HEADER_SIZE, MAX_DATA
 
 from .session_core import SessionCore, StreamEnded
 
-#: Most user bytes of one write: two whole PSH frames. Larger steps cost more memory and gain nothing.
-WRITE_SIZE = 2 * MAX_DATA
+#: Most user bytes of one write: as two frames they fill whole TLS records, of which there are so few that packet and
+#: ciphertext stay below 128 KiB each, from where on glibc's malloc asks the kernel for its memory.
+WRITE_SIZE = 7 * RECORD_SIZE - 2 * HEADER_SIZE
 #: While data is uploaded, look for a refusal or a FIN each time so many bytes were sent.
 LOOK_EVERY = 512 * 1024
 

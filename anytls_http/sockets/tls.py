@@ -13,6 +13,7 @@ from anytls_http.net.scratch import DECRYPTED, SIZES
 from anytls_http.net.tls_engine import END, NEED_INPUT, TLSEngine
 from anytls_http.net.waiting import AT_ONCE, deadline_after, remaining
 from anytls_http.pool.session import MAX_FILLS
+from anytls_http.pool.session_writing import WRITE_SIZE
 
 from .base import StreamSocket
 
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 
     from .plain import AnyTLSSocket
 
-#: Most plaintext that one write of TLS in the tunnel encrypts (bytes).
-TLS_WRITE_SIZE = 64 * 1024
+#: Most plaintext that one write of TLS in the tunnel encrypts (bytes): its ciphertext is one write of the session.
+#: TLS 1.2 adds 29 bytes to each of its seven records, TLS 1.3 fewer.
+TLS_WRITE_SIZE = WRITE_SIZE - 7 * 29
 #: Most ciphertext of TLS in the tunnel that is read in one go (bytes): all that one step of the session decrypts.
 TLS_READ_SIZE = SIZES[DECRYPTED]
 

@@ -15,6 +15,7 @@ import pytest
 
 from anytls_http import AnyTLSClient, AnyTLSSocket, AnyTLSTimeout, SessionClosed
 from anytls_http.net import tls as tls_module
+from anytls_http.pool.session_writing import WRITE_SIZE
 from anytls_http.protocol.frames import Command, encode_frame
 from anytls_http.testing import AnyTLSServer
 from tests.sockets.targets import Background, Target, read_all, read_exactly
@@ -130,6 +131,18 @@ class TestWriting:
         sender = Background(sock.sendall, body)
         assert read_exactly(far, len(body)) == body
         assert sender.result() is None
+
+    def test_a_large_body_fills_whole_records(self, pair: Pair, server: AnyTLSServer) -> None:
+        sock, far = pair
+        while not sock._session._protocol.padding_is_over:
+            sock.sendall(b"x")
+            assert far.recv(1) == b"x"
+        before = len(server.sessions[0].record_sizes)
+        body = bytes(3 * WRITE_SIZE)
+        sender = Background(sock.sendall, body)
+        assert read_exactly(far, len(body)) == body
+        sender.result()
+        assert server.sessions[0].record_sizes[before:] == 3 * 7 * [16384]
 
     @pytest.mark.parametrize("data", [b"bytes", bytearray(b"bytes"), memoryview(b"xbytes")[1:]])
     def test_kinds_of_buffers(self, pair: Pair, data: bytes) -> None:

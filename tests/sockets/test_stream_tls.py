@@ -17,6 +17,7 @@ import pytest
 
 import anytls_http
 from anytls_http import AnyTLSClient, AnyTLSSocket, AnyTLSTimeout, AnyTLSTLSSocket, StreamRefused
+from anytls_http.sockets.tls import TLS_WRITE_SIZE
 from anytls_http.testing import AnyTLSServer, Site, make_certificate
 from anytls_http.testing.site import GREETING, body_bytes
 from anytls_http.tls_context import TunnelSSLContext
@@ -62,6 +63,20 @@ class TestStream:
         sender = Background(far.sendall, body)
         assert read_exactly(sock, len(body)) == body
         sender.result()
+
+    def test_each_step_of_a_large_body_is_one_write_of_the_session(
+        self, pair: Pair, server: AnyTLSServer
+    ) -> None:
+        sock, far = pair
+        while not sock._inner._session._protocol.padding_is_over:
+            sock.sendall(b"x")
+            assert far.recv(1) == b"x"
+        before = len(server.sessions[0].record_sizes)
+        body = bytes(3 * TLS_WRITE_SIZE)
+        sender = Background(sock.sendall, body)
+        assert read_exactly(far, len(body)) == body
+        sender.result()
+        assert len(server.sessions[0].record_sizes) - before == 3 * 7
 
     def test_into_a_buffer(self, pair: Pair) -> None:
         sock, far = pair
