@@ -40,6 +40,7 @@ from anytls_http.errors import (
     StreamRefused,
 )
 from anytls_http.net.waiting import deadline_after
+from anytls_http.sockets.tls import TLS_WRITE_SIZE
 
 from ._http_response import TunnelResponse
 from ._urllib3_tls import TunnelContext, TunnelContexts
@@ -201,6 +202,8 @@ class TunnelPoolManager(PoolManager):
     """urllib3's pools, all over ``tunnel``; shared with nobody."""
 
     def __init__(self, tunnel: AnyTLSClient, num_pools: int, **connection_pool_kw: Any) -> None:
+        # urllib3 reads a file that it sends in blocks of 16 KiB, each of which would be a packet of its own.
+        connection_pool_kw.setdefault("blocksize", TLS_WRITE_SIZE)
         super().__init__(num_pools, **connection_pool_kw)
         classes: dict[str, Any] = {
             "http": functools.partial(TunnelHTTPConnectionPool, tunnel=tunnel),

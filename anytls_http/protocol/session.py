@@ -168,7 +168,8 @@ class ClientSession:
     def data_records(self, data: memoryview) -> list[Piece]:
         """Return the records that carry ``data`` (and, before the first, the opening of the stream).
 
-        Any size; over 65,535 bytes it is several PSH frames.
+        Any size; over 65,535 bytes it is several PSH frames, as few as possible and of about the same size: a server
+        hands each frame on by itself, and a last one of few bytes costs it as much as a large one.
         """
         opening = b""
         records: list[Piece] = []
@@ -185,8 +186,10 @@ class ClientSession:
             packet = b"".join((opening, _PACK(_PSH, stream_id, size), data))
         else:
             pieces: list[Piece] = [opening]
-            for start in range(0, size, MAX_DATA):
-                piece = data[start : start + MAX_DATA]
+            frames = -(-size // MAX_DATA)
+            step = -(-size // frames)
+            for start in range(0, size, step):
+                piece = data[start : start + step]
                 pieces += (_PACK(_PSH, stream_id, len(piece)), piece)
             packet = b"".join(pieces)
         if self._packet >= self._scheme.stop:

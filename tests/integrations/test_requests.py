@@ -174,6 +174,19 @@ def test_large_bodies(http: Any, any_site: Site) -> None:
     assert answer == {"length": size, "sha256": body_sha256(size)}
 
 
+def test_files_are_read_in_large_blocks(http: Any, any_site: Site) -> None:
+    class File(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            sizes.append(size)
+            return super().read(size)
+
+    sizes: list[int | None] = []
+    body = b"ab" * 150_000
+    expected = {"length": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+    assert http.post(f"{any_site.url}/echo-hash", data=File(body)).json() == expected
+    assert len(sizes) == 4  # the last finds the end
+
+
 def test_files_and_generators_as_bodies(http: Any, any_site: Site) -> None:
     expected = {"length": 300_000, "sha256": hashlib.sha256(b"ab" * 150_000).hexdigest()}
     assert http.post(f"{any_site.url}/echo-hash", data=iter([b"ab" * 50_000] * 3)).json() == expected
