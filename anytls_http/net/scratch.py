@@ -6,6 +6,7 @@ lent, so that there are as many as are in use at once.
 
 from __future__ import annotations
 
+import functools
 import threading
 
 #: What a buffer of the thread is for; each is in use by one step of a call only.
@@ -18,6 +19,9 @@ SIZES = (144 * 1024, 64 * 1024)
 CIPHERTEXT_SIZE = 1024 * 1024
 #: Most buffers for ciphertext that are kept for their next use.
 MAX_SPARE = 4
+
+#: Bytes of the block by whose end malloc learns how much to keep; see :func:`_keep_freed_memory`.
+KEPT = 4 * 1024 * 1024
 
 _per_thread = threading.local()
 _spare: list[memoryview] = []
@@ -37,6 +41,7 @@ def borrow() -> memoryview:
     try:
         return _spare.pop()
     except IndexError:
+        _keep_freed_memory()
         return memoryview(bytearray(CIPHERTEXT_SIZE))
 
 
@@ -44,3 +49,14 @@ def give_back(buffer: memoryview) -> None:
     """Give back what :func:`borrow` returned; one that is not given back is only lost."""
     if len(_spare) < MAX_SPARE:
         _spare.append(buffer)
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Have malloc keep up to 8 MiB of what is freed, for the process, instead of giving it back at once.
+
+    glibc gives the end of its heap back to the kernel as soon as 128 KiB of it are free, and takes it again a moment
+    later, each page with a fault. Whether a download does that with each chunk is luck; then it takes twice the time.
+    glibc itself has the cure: it keeps twice the size of the largest block of its own mapping that was freed.
+    """
+    bytes(KEPT)  # none of its pages is touched
