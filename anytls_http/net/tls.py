@@ -114,6 +114,10 @@ class TLSConnection:
         """
         if not self._arrived:
             self._arrived = self._read(deadline)
+        return self.feed_more()
+
+    def feed_more(self) -> int:
+        """Give the engine more of the ciphertext that was read; return its size, 0 where nothing is left."""
         piece = self._arrived[:FEED_SIZE]
         if piece:
             self.engine.feed(piece)
@@ -121,6 +125,11 @@ class TLSConnection:
         if not self._arrived:
             self._give_back()
         return len(piece)
+
+    @property
+    def has_input_at_hand(self) -> bool:
+        """Whether there is ciphertext that was read and not decrypted yet, as far as is known."""
+        return bool(self._arrived) or not self.engine.drained
 
     def _give_back(self) -> None:
         buffer, self._borrowed = self._borrowed, None

@@ -90,7 +90,7 @@ class SessionReading(SessionWriting):
             elif plain:
                 self._parse_plain()
                 continue
-            if total and (engine.drained or size - total < MIN_ROOM):
+            if total and (size - total < MIN_ROOM or (engine.drained and not self._tls.feed_more())):
                 break
             if engine.drained and (self._tls.reads_first or not protocol.acknowledged):
                 count = NEED_INPUT
@@ -158,6 +158,11 @@ class SessionReading(SessionWriting):
         self._unusable = True
         self._tls.shutdown_reading()
 
+    @property
+    def has_input_at_hand(self) -> bool:
+        """Whether something has been read from the connection that is not parsed yet."""
+        return bool(self._plain) or self._tls.has_input_at_hand
+
     # -- input and frames ------------------------------------------------------------------------------
 
     def _wait_for_input(self, deadline: float | None) -> None:
@@ -178,9 +183,8 @@ class SessionReading(SessionWriting):
             seconds = now - self.heart_sent_at
             self.heart_sent_at = None
             if self.has_stream or self.is_draining:
-                self._tell(
-                    "heartbeat"
-                )  # the answer may have waited for its reader, or be an old stream's rest
+                # The answer may have waited for its reader, or be an old stream's rest.
+                self._tell("heartbeat")
             else:
                 self.round_trip = seconds
                 self.shortest_trip = min(self.shortest_trip, seconds)

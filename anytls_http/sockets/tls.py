@@ -13,6 +13,7 @@ from anytls_http.net.scratch import DECRYPTED, SIZES
 from anytls_http.net.tls_engine import END, NEED_INPUT, TLSEngine
 from anytls_http.net.waiting import AT_ONCE, deadline_after, remaining
 from anytls_http.pool.session import MAX_FILLS
+from anytls_http.pool.session_reading import MIN_ROOM
 from anytls_http.pool.session_writing import WRITE_SIZE
 
 from .base import StreamSocket
@@ -152,8 +153,10 @@ class AnyTLSTLSSocket(StreamSocket):
             while True:
                 if not engine.drained:  # else OpenSSL would only raise an exception, which is dear
                     count = engine.decrypt_into(view)
-                    if count != NEED_INPUT:
-                        return count
+                    if count > 0:
+                        return self._fill_up(view, count)
+                    if count == END:
+                        return END
                 if engine.has_output:
                     self._answer(deadline)
                 # Records without data (tickets, key updates) must not hold the reader past the deadline.
@@ -164,6 +167,25 @@ class AnyTLSTLSSocket(StreamSocket):
                 waits += 1
         finally:
             self._reader.release()
+
+    def _fill_up(self, view: memoryview, count: int) -> int:
+        """Go on filling ``view`` after its first ``count`` bytes, with what is at hand: its user pays by the piece.
+
+        Returns the new count; an error is for the next call.
+        """
+        engine = self._engine
+        session = self._inner._session
+        try:
+            while engine.drained and len(view) - count >= MIN_ROOM and session.has_input_at_hand:
+                self._fill(AT_ONCE)
+                more = engine.decrypt_into(view[count:])
+                if more == END:
+                    break
+                if more != NEED_INPUT:
+                    count += more
+        except (AnyTLSError, OSError):
+            pass
+        return count
 
     def _answer(self, deadline: float | None) -> None:
         """Send what reading produced, unless a writer is at it: he takes it along."""

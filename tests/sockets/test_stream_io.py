@@ -55,6 +55,16 @@ class TestReading:
         assert got == body
         assert calls < 20
 
+    def test_what_is_at_hand_is_handed_out_in_one_piece(
+        self, pair: Pair, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tls_module, "FEED_SIZE", 16384)
+        sock, far = pair
+        body = bytes(range(256)) * 200
+        far.sendall(body)
+        wait_until(lambda: sock._session._tls.unread() > len(body))
+        assert sock.recv(65536) == body
+
     def test_what_was_read_ahead_is_there_at_once(self, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(tls_module, "FEED_SIZE", 16384)
         sock, far = pair

@@ -16,7 +16,17 @@ from typing import Any
 import pytest
 
 import anytls_http
-from anytls_http import AnyTLSClient, AnyTLSSocket, AnyTLSTimeout, AnyTLSTLSSocket, StreamRefused
+from anytls_http import (
+    AnyTLSClient,
+    AnyTLSSocket,
+    AnyTLSTimeout,
+    AnyTLSTLSSocket,
+    SessionClosed,
+    StreamRefused,
+)
+from anytls_http.net import tls as tls_module
+from anytls_http.protocol.frames import Command, encode_frame
+from anytls_http.sockets import tls as tls_socket_module
 from anytls_http.sockets.tls import TLS_WRITE_SIZE
 from anytls_http.testing import AnyTLSServer, Site, make_certificate
 from anytls_http.testing.site import GREETING, body_bytes
@@ -77,6 +87,28 @@ class TestStream:
         assert read_exactly(far, len(body)) == body
         sender.result()
         assert len(server.sessions[0].record_sizes) - before == 3 * 7
+
+    def test_what_is_at_hand_is_handed_out_in_one_piece(
+        self, pair: Pair, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tls_module, "FEED_SIZE", 16384)
+        monkeypatch.setattr(tls_socket_module, "TLS_READ_SIZE", 16384)
+        sock, far = pair
+        body = hashlib.sha256(b"x").digest() * 1600
+        far.sendall(body)
+        wait_until(lambda: sock._inner._session._tls.unread() > len(body))
+        assert sock.recv(65536) == body
+
+    def test_data_before_an_alert_is_handed_out(self, pair: Pair, server: AnyTLSServer) -> None:
+        sock, far = pair
+        body = bytes(50_000)
+        far.sendall(body)
+        wait_until(lambda: sock._inner._session._tls.unread() > len(body))
+        (session,) = server.live_sessions
+        session.send_raw(encode_frame(Command.ALERT, 0, b"enough"))
+        assert read_exactly(sock, len(body)) == body
+        with pytest.raises(SessionClosed, match="enough"):
+            sock.recv(1)
 
     def test_into_a_buffer(self, pair: Pair) -> None:
         sock, far = pair
