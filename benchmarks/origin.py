@@ -75,6 +75,10 @@ class Origin:
         for port in {self.http_port, self.https_port, self.sink_port}:
             wait_for(port)
 
+    def __getstate__(self) -> dict[str, object]:
+        """Return what another process may know: the addresses, not the processes."""
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
     def url(self, scheme: str, path: str) -> str:
         """Return the URL of ``path`` (``small``, ``page``, ``large``, ``sink``) on the fit server."""
         port = self.sink_port if path == "sink" else self.https_port if scheme == "https" else self.http_port

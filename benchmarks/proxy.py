@@ -82,7 +82,7 @@ def main() -> None:
                 if options.only not in name:
                     continue
                 proxies = {
-                    "sing-box": (f"{scheme}://127.0.0.1:{singbox.mixed_port}", singbox.client.pid),
+                    "sing-box": (f"{scheme}://127.0.0.1:{singbox.mixed_port}", singbox.client_pid),
                     "ours": (f"{scheme}://127.0.0.1:{port}", ours.pid),
                 }
                 rates: dict[str, list[float]] = {who: [] for who in proxies}

@@ -1,4 +1,4 @@
-"""Measure anytls_http against no proxy and against the sing-box client process, side by side.
+"""Measure anytls_http against no proxy and against the sing-box client process, side by side, each in its process.
 
 ``python benchmarks/run.py [--quick] [--rounds N] [--only TEXT] [--json FILE] [--write]``. Rounds of the
 variants are interleaved; the table has medians, and ratios of them. ``--write`` puts table and chart
@@ -19,11 +19,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 from origin import Origin
 from report import as_table, write_docs
 from singbox import SingBox
-from variants import Variants, timed
+from variants import NAMES
+from worker import Worker
 from workloads import LARGE, Workload, rows
 
 
-def measure(workload: Workload, variants: Variants, rounds: int, scale: float) -> dict[str, Any]:
+def measure(workload: Workload, workers: dict[str, Worker], rounds: int, scale: float) -> dict[str, Any]:
     """Return the row's medians: ``rate`` (units per second) and ``cpu`` (seconds per unit) by variant."""
     rates: dict[str, list[float]] = {name: [] for name in workload.variants}
     cpus: dict[str, list[float]] = {name: [] for name in workload.variants}
@@ -31,10 +32,9 @@ def measure(workload: Workload, variants: Variants, rounds: int, scale: float) -
         # The order turns, so that no variant always follows the same other one.
         start = number % len(workload.variants)
         for name in workload.variants[start:] + workload.variants[:start]:
-            for work, size in workload.run(variants, name, scale):
-                seconds, cpu = timed(variants, name, work)
-                rates[name].append(size / seconds)
-                cpus[name].append(cpu / size)
+            rate, cpu = workers[name].measure(workload.name, scale)
+            rates[name].append(rate)
+            cpus[name].append(cpu)
     return {
         "name": workload.name,
         "unit": workload.unit,
@@ -64,16 +64,17 @@ def main() -> None:
 
     origin = Origin(LARGE)
     singbox = SingBox()
-    variants = Variants(origin, singbox)
+    workers = {name: Worker(name, origin, singbox) for name in NAMES}
     results: list[dict[str, Any]] = []
     try:
         for workload in rows():
             if not any(text in workload.name for text in wanted):
                 continue
-            results.append(measure(workload, variants, rounds, scale))
+            results.append(measure(workload, workers, rounds, scale))
             print(as_table(results[-1:], header=len(results) == 1), flush=True)
     finally:
-        variants.close()
+        for worker in workers.values():
+            worker.close()
         singbox.close()
         origin.close()
     if options.json:

@@ -49,9 +49,14 @@ class SingBox:
         self._run("server", {"inbounds": inbounds, "outbounds": [{"type": "direct"}]}, self.server_port)
         socks = {"type": "socks", "listen": "127.0.0.1", "listen_port": self.socks_port}
         mixed = {"type": "mixed", "listen": "127.0.0.1", "listen_port": self.mixed_port}
-        self.client = self._run(
+        client = self._run(
             "client", {"inbounds": [socks, mixed], "outbounds": [self.outbound]}, self.socks_port
         )
+        self.client_pid = client.pid
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process may know: the addresses, not the processes."""
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
     def _run(self, name: str, config: dict[str, Any], port: int) -> subprocess.Popen[bytes]:
         path = Path(self._folder.name) / f"{name}.json"

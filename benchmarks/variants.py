@@ -77,7 +77,7 @@ class Variants:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         seconds = usage.ru_utime + usage.ru_stime
         if name == "sing-box":
-            fields = Path(f"/proc/{self.singbox.client.pid}/stat").read_text().rpartition(")")[2].split()
+            fields = Path(f"/proc/{self.singbox.client_pid}/stat").read_text().rpartition(")")[2].split()
             seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         return seconds
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -17,12 +18,14 @@ LARGE = 1 << 30
 
 @dataclass(frozen=True)
 class Workload:
-    """One row. ``run(variants, name, scale)`` prepares, and yields the work that is timed and its size."""
+    """One row. ``work(variants, name, scale)`` prepares, and gives the work that is timed and its size in units."""
 
     name: str
     unit: str
     group: str  #: of the CPU summary: bulk, kept-alive, new connections
-    run: Callable[[Variants, str, float], Iterator[tuple[Callable[[], None], float]]]
+    work: Callable[
+        [Variants, str, float], contextlib.AbstractContextManager[tuple[Callable[[], None], float]]
+    ]
     variants: tuple[str, ...] = NAMES
 
 
@@ -35,6 +38,7 @@ def _client(variants: Variants, library: str, name: str, keep_alive: bool) -> An
 def download(library: str, scheme: str) -> Workload:
     """1 GiB, streamed."""
 
+    @contextlib.contextmanager
     def run(variants: Variants, name: str, scale: float) -> Iterator[tuple[Callable[[], None], float]]:
         url = variants.origin.url(scheme, "large")
         size = int(LARGE * scale) // MIB * MIB
@@ -62,6 +66,7 @@ def download(library: str, scheme: str) -> Workload:
 def upload(library: str) -> Workload:
     """256 MiB of bytes in one body."""
 
+    @contextlib.contextmanager
     def run(variants: Variants, name: str, scale: float) -> Iterator[tuple[Callable[[], None], float]]:
         body = bytes(int(256 * MIB * scale))
         url = variants.origin.url("http", "sink")
@@ -82,6 +87,7 @@ def upload(library: str) -> Workload:
 def fetch(library: str, scheme: str, path: str, keep_alive: bool, count: int, threads: int = 1) -> Workload:
     """``count`` GETs of a small file or a page."""
 
+    @contextlib.contextmanager
     def run(variants: Variants, name: str, scale: float) -> Iterator[tuple[Callable[[], None], float]]:
         url = variants.origin.url(scheme, path)
         number = max(threads, int(count * scale))
@@ -113,6 +119,7 @@ def fetch(library: str, scheme: str, path: str, keep_alive: bool, count: int, th
 def socket_download() -> Workload:
     """``recv_into`` of 1 GiB: the tunnel's socket, and a plain ``ssl.SSLSocket`` to a TLS server."""
 
+    @contextlib.contextmanager
     def run(variants: Variants, name: str, scale: float) -> Iterator[tuple[Callable[[], None], float]]:
         size = int(LARGE * scale) // MIB * MIB
         origin = variants.origin

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import Any
 
 #: Most targets that are remembered for having no HTTP/2.
@@ -57,12 +58,14 @@ class Place:
 class Connections:
     """Those in use and those idle, and the requests that wait for one.
 
-    ``core``, ``options``: see :class:`HTTPPool`; ``most``, ``most_idle``: of connections. Where a method takes
-    ``superfluous``, it adds the connections to it that are to be closed.
+    ``make_connection``, ``options``: see :class:`HTTPPool`; ``most``, ``most_idle``: of connections. Where a method
+    takes ``superfluous``, it adds the connections to it that are to be closed.
     """
 
-    def __init__(self, core: Any, most: int, most_idle: int, options: dict[str, Any]) -> None:
-        self._core = core
+    def __init__(
+        self, make_connection: Callable[..., Any], most: int, most_idle: int, options: dict[str, Any]
+    ) -> None:
+        self._make_connection = make_connection
         self._most = most
         self._most_idle = most_idle
         self._http2: bool = options["http2"]
@@ -136,7 +139,7 @@ class Connections:
 
     def _connect(self, place: Place) -> None:
         """Give ``place`` a new connection, which connects at its first request."""
-        pooled = Pooled(self._core.HTTPConnection(place.url.origin, **self._options), place.target)
+        pooled = Pooled(self._make_connection(place.url.origin, **self._options), place.target)
         place.take(pooled)
         self.all.add(pooled)
 

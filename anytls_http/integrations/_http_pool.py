@@ -34,7 +34,7 @@ class HTTPPool:
     """Sends httpcore's requests on connections that it keeps; for any number of threads.
 
     ``core``: the module ``httpcore`` or ``httpcore2``. ``max_connections``, ``max_keepalive_connections``: None
-    for no limit. ``options``: more for ``core.HTTPConnection``.
+    for no limit. ``make_connection``: called with an origin and ``options``, in place of ``core.HTTPConnection``.
     """
 
     def __init__(
@@ -44,9 +44,11 @@ class HTTPPool:
         max_connections: int | None,
         max_keepalive_connections: int | None,
         http2: bool,
+        make_connection: Callable[..., Any] | None = None,
         **options: Any,
     ) -> None:
         self._core = core
+        self._make_connection = make_connection or core.HTTPConnection
         self._most = sys.maxsize if max_connections is None else max_connections
         self._most_idle = sys.maxsize if max_keepalive_connections is None else max_keepalive_connections
         self._options: dict[str, Any] = {**options, "http2": http2}
@@ -56,7 +58,7 @@ class HTTPPool:
     def _begin_empty(self) -> None:
         self._lock = threading.RLock()
         self._is_inside = False  # a thread is between two states; RLock lets its own finalizers in
-        self._kept = Connections(self._core, self._most, self._most_idle, self._options)
+        self._kept = Connections(self._make_connection, self._most, self._most_idle, self._options)
         #: Of requests that have ended, and are still to be settled.
         self.ended: deque[Place] = deque()
         self._next_sweep = 0.0

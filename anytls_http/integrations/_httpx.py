@@ -8,6 +8,7 @@ tried again; a request that found its kept-alive connection dead goes out on ano
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import ssl
 import time
@@ -18,6 +19,7 @@ from anytls_http.client import AnyTLSClient
 from anytls_http.errors import AuthenticationError, CertificateError, ClientClosed
 from anytls_http.net.steps import observed_by
 
+from ._http1 import HTTP1Connection
 from ._http_pool import HTTPPool
 from ._httpcore import TunnelBackend, asked
 from ._trace import tracing
@@ -111,6 +113,9 @@ class TunnelTransport:
         # Its own retries stay 0: it knows nothing of refusals, and two counters would multiply.
         self._pool = HTTPPool(
             self.core,
+            make_connection=None
+            if http2
+            else functools.partial(HTTP1Connection, self.core, self.library.ByteStream),
             ssl_context=context,
             max_connections=limits.max_connections,
             max_keepalive_connections=limits.max_keepalive_connections,

@@ -1,0 +1,381 @@
+"""HTTP/1.1 on one stream of the tunnel: plain exchanges in few steps, all others by httpcore.
+
+h11 and httpcore take half of the instructions of a small request by httpx, and copy each piece of a body three times
+more (``docs/performance.md``). Nearly all exchanges are plain: a request without special wishes, and a response
+whose head has come whole and says how long its body is. A connection that meets anything else is httpcore's from then
+on: a chunked body, an upgrade, a header that h11 would refuse or repair, an exchange that is traced. It gets the
+response from its first byte then, so that its rules and errors hold.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+#: Most bytes that are asked of the stream at once; httpcore's number.
+READ_SIZE = 64 * 1024
+#: Up to so many bytes a body that is all there leaves together with the head.
+SMALL_BODY = 16 * 1024
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_VALUE = rb"(?:[!-~]+(?:[\t ]+[!-~]+)*)?"
+#: A head that h11 would send as it is.
+PLAIN_REQUEST = re.compile(_TOKEN + rb" [!-~]+ HTTP/1\.1\r\n(?i:host): (?:" + _VALUE + rb"\r\n)"
+                           rb"(?:" + _TOKEN + rb": " + _VALUE + rb"\r\n)*\r\n")  # fmt: skip
+#: A head that h11 would take as it is. Its groups: status, reason, headers.
+PLAIN_RESPONSE = re.compile(
+    rb"HTTP/1\.1 ([2-9][0-9][0-9])(?: ([ -~]*))?\r\n((?:"
+    + _TOKEN
+    + rb":[\t ]*"
+    + _VALUE
+    + rb"[\t ]*\r\n)*)\r\n"
+)
+_HEADER = re.compile(rb"(" + _TOKEN + rb"):[\t ]*(" + _VALUE + rb")[\t ]*\r\n")
+#: The headers that say what else a message means than itself.
+_SPECIAL = re.compile(
+    rb"\n((?i:connection|content-length|expect|host|transfer-encoding|upgrade)):[\t ]*([^\r]*)"
+)
+#: Digits of a length that is surely one.
+MAX_DIGITS = 18
+
+
+class PlainRequest(NamedTuple):
+    """The head of a request, and what it means."""
+
+    head: bytes
+    length: int  #: of its body, in bytes
+    keeps: bool  #: the connection, as far as the request goes
+
+
+def plain_request(method: bytes, target: bytes, headers: list[tuple[bytes, bytes]]) -> PlainRequest | None:
+    """Return the request as it is sent, None where it is not plain."""
+    lines = [b"%s %s HTTP/1.1\r\n" % (method, target)]
+    lines += [b"%s: %s\r\n" % header for header in headers]
+    lines.append(b"\r\n")
+    head = b"".join(lines)
+    # As many lines as there should be: none was smuggled into another.
+    if method == b"CONNECT" or not PLAIN_REQUEST.fullmatch(head) or head.count(b"\n") != len(lines):
+        return None
+    length = None
+    keeps = True
+    hosts = 0
+    for name, value in _SPECIAL.findall(head):
+        name = name.lower()
+        if name == b"host":
+            hosts += 1
+        elif name == b"connection":
+            value = value.lower()
+            if value == b"close":
+                keeps = False
+            elif value != b"keep-alive":
+                return None
+        elif name == b"content-length" and length is None and value.isdigit() and len(value) <= MAX_DIGITS:
+            length = int(value)
+        else:
+            return None
+    return PlainRequest(head, length or 0, keeps) if hosts == 1 else None
+
+
+class PlainResponse(NamedTuple):
+    """The head of a response, and what it means."""
+
+    status: int
+    reason: bytes
+    headers: list[tuple[bytes, bytes]]
+    size: int  #: of the head, in bytes
+    length: int  #: of the body, in bytes
+    keeps: bool  #: the connection, as far as the response goes
+
+
+def plain_response(data: bytes, method: bytes) -> PlainResponse | None:
+    """Return the response that begins with ``data``, None where its head is not plain, or not all of it there."""
+    match = PLAIN_RESPONSE.match(data)
+    if match is None:
+        return None
+    size = match.end()
+    status = int(match[1])
+    length = None
+    keeps = True
+    for name, value in _SPECIAL.findall(data, 0, size):
+        name = name.lower()
+        value = value.rstrip(b"\t ")
+        if name == b"content-length":
+            if length is not None or not value.isdigit() or len(value) > MAX_DIGITS:
+                return None
+            length = int(value)
+        elif name == b"connection":
+            keeps = keeps and b"close" not in [token.strip() for token in value.lower().split(b",")]
+        elif name == b"transfer-encoding":
+            return None
+    if method == b"HEAD" or status in (204, 304):
+        length = 0
+    if length is None:
+        return None  # it ends with the connection
+    return PlainResponse(status, match[2] or b"", _HEADER.findall(match[3]), size, length, keeps)
+
+
+class HTTP1Connection:
+    """A connection to one origin, in place of httpcore's ``HTTPConnection`` where there is no HTTP/2.
+
+    One request at a time. ``core``: the module ``httpcore`` or ``httpcore2``, whose exceptions it raises;
+    ``bytes_class``: of request bodies that are all there; ``origin``, ``options``: those of httpcore's.
+    """
+
+    def __init__(self, core: Any, bytes_class: Any, origin: Any, **options: Any) -> None:
+        self._core = core
+        self._bytes_class = bytes_class
+        self._origin = origin
+        self._options = options
+        self._stream: Any = None
+        self._delegate: Any = None  # httpcore's connection, once there is one
+        self._state = "new"  # then "active", "idle" and so on, at the end "closed"
+        self._expires = float("inf")
+        self._lock = threading.Lock()
+        name = core.__name__
+        self._loggers = [logging.getLogger(f"{name}.connection"), logging.getLogger(f"{name}.http11")]
+
+    def handle_request(self, request: Any) -> Any:
+        """Send ``request`` and return the response, whose ``stream`` has to be closed.
+
+        Raises httpcore's exceptions, ``ConnectionNotAvailable`` where the connection has ended or has a request.
+        """
+        if self._delegate is None:
+            with self._lock:
+                if self._state not in ("new", "idle"):
+                    raise self._core.ConnectionNotAvailable()
+                self._state = "active"
+            try:
+                plain = None
+                if not self._is_traced(request):
+                    plain = plain_request(request.method, request.url.target, request.headers)
+                if plain is not None:
+                    return self._exchange(request, plain)
+                self._delegate = self._httpcores()
+            except BaseException:
+                self._end()
+                raise
+        return self._delegate.handle_request(request)
+
+    def _is_traced(self, request: Any) -> bool:
+        """Whether somebody wants to be told of each of httpcore's steps."""
+        if request.extensions.get("trace") is not None:
+            return True
+        connection, http11 = self._loggers
+        return connection.isEnabledFor(logging.DEBUG) or http11.isEnabledFor(logging.DEBUG)
+
+    def _httpcores(self) -> Any:
+        """Return a connection of httpcore's in place of this one."""
+        if self._stream is None:
+            return self._core.HTTPConnection(self._origin, **self._options)
+        return self._core.HTTP11Connection(self._origin, self._stream, self._options["keepalive_expiry"])
+
+    def _connect(self, request: Any, timeout: float | None) -> Any:
+        origin = self._origin
+        host = origin.host.decode("ascii")
+        stream = self._options["network_backend"].connect_tcp(host, origin.port, timeout)
+        if origin.scheme in (b"https", b"wss"):
+            context = self._options["ssl_context"]
+            context.set_alpn_protocols(["http/1.1"])
+            stream = stream.start_tls(context, request.extensions.get("sni_hostname") or host, timeout)
+        return stream
+
+    def _exchange(self, request: Any, plain: PlainRequest) -> Any:
+        """Send a plain request, and read the head of its response."""
+        core = self._core
+        timeouts = request.extensions.get("timeout", {})
+        stream = self._stream
+        if stream is None:
+            stream = self._stream = self._connect(request, timeouts.get("connect"))
+        keeps = plain.keeps
+        try:
+            self._send(stream, request, plain, timeouts.get("write"))
+        except core.WriteError:
+            keeps = False  # there may be a response all the same: to a body that nobody wanted whole
+        timeout = timeouts.get("read")
+        data = stream.read(READ_SIZE, timeout)
+        if not data:
+            raise core.RemoteProtocolError("Server disconnected without sending a response.")
+        response = plain_response(data, request.method)
+        if response is None:
+            return self._leave_to_httpcore(request, data, keeps)
+        first = data[response.size : response.size + response.length]
+        # More than was announced is nobody's: what follows it couldn't be trusted.
+        keeps = keeps and response.keeps and len(data) <= response.size + response.length
+        return Response(
+            response.status,
+            response.headers,
+            PlainBody(self, first, response.length, timeout, keeps),
+            {"http_version": b"HTTP/1.1", "reason_phrase": response.reason, "network_stream": stream},
+        )
+
+    def _send(self, stream: Any, request: Any, plain: PlainRequest, timeout: float | None) -> None:
+        left = plain.length
+        if left <= SMALL_BODY and isinstance(request.stream, self._bytes_class):
+            body = b"".join(request.stream)
+            if len(body) == left:
+                stream.write(plain.head + body, timeout)  # one packet
+                return
+        stream.write(plain.head, timeout)
+        for chunk in request.stream:
+            left -= len(chunk)
+            if left < 0:
+                raise self._core.LocalProtocolError("Too much data for declared Content-Length")
+            stream.write(chunk, timeout)
+        if left:
+            raise self._core.LocalProtocolError("Too little data for declared Content-Length")
+
+    def _leave_to_httpcore(self, request: Any, data: bytes, keeps: bool) -> Any:
+        """Have httpcore read the response that begins with ``data``; this connection is httpcore's from now on."""
+        stream = self._stream
+        resumed = _Resumed(stream, data)
+        # To httpcore it is a request without a body, which it believes to send.
+        said = [(name, value) for name, value in request.headers if name.lower() in (b"host", b"connection")]
+        if not keeps:
+            said = [said[0], (b"Connection", b"close")]
+        stand_in = self._core.Request(
+            request.method, request.url, headers=said, extensions=request.extensions
+        )
+        self._delegate = self._core.HTTP11Connection(self._origin, resumed, self._options["keepalive_expiry"])
+        response = self._delegate.handle_request(stand_in)
+        if response.extensions["network_stream"] is resumed:
+            response.extensions["network_stream"] = stream
+        return response
+
+    def end_response(self, keeps: bool) -> None:
+        """The response has ended; ``keeps``: another request may follow."""
+        if keeps:
+            with self._lock:
+                if self._state == "active":
+                    expiry = self._options["keepalive_expiry"]
+                    if expiry is not None:
+                        self._expires = time.monotonic() + expiry
+                    self._state = "idle"
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        self._state = "closed"
+        self.close()
+
+    def close(self) -> None:
+        """End the connection, and the request on it. One that isn't connected yet goes on."""
+        if self._delegate is not None:
+            self._delegate.close()
+        elif self._stream is not None:
+            self._state = "closed"
+            self._stream.close()
+
+    def is_available(self) -> bool:
+        """Whether it takes a request."""
+        return self._state == "idle" if self._delegate is None else self._delegate.is_available()
+
+    def has_expired(self) -> bool:
+        """Whether it has ended, or is too old for another request."""
+        if self._delegate is not None:
+            return bool(self._delegate.has_expired())
+        if self._state == "idle":
+            # Something to read between two requests can only be the end.
+            return time.monotonic() > self._expires or self._stream.get_extra_info("is_readable")
+        return self._state == "closed"
+
+    def is_idle(self) -> bool:
+        """Whether it has no request, and takes one."""
+        return self.is_available()
+
+    def is_closed(self) -> bool:
+        """Whether it has ended."""
+        return self._state == "closed" if self._delegate is None else self._delegate.is_closed()
+
+    def info(self) -> str:
+        """Return its target and its state in words."""
+        return (
+            f"{str(self._origin)!r}, HTTP/1.1, {self._state}"
+            if self._delegate is None
+            else self._delegate.info()
+        )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} [{self.info()}]>"
+
+
+class Response:
+    """A response, with the names of httpcore's."""
+
+    __slots__ = ("extensions", "headers", "status", "stream")
+
+    def __init__(
+        self, status: int, headers: list[tuple[bytes, bytes]], stream: Any, extensions: dict[str, Any]
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.stream = stream
+        self.extensions = extensions
+
+
+class PlainBody:
+    """A body of known length, of which the first bytes were read together with the head."""
+
+    __slots__ = ("_closed", "_connection", "_first", "_keeps", "_left", "_length", "_timeout")
+
+    def __init__(
+        self, connection: HTTP1Connection, first: bytes, length: int, timeout: float | None, keeps: bool
+    ) -> None:
+        self._connection = connection
+        self._first = first
+        self._length = length
+        self._left = length  # bytes that nobody has got yet
+        self._timeout = timeout
+        self._keeps = keeps
+        self._closed = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            data, self._first = self._first, b""
+            stream = self._connection._stream
+            while self._left:
+                if not data:
+                    data = stream.read(min(self._left, READ_SIZE), self._timeout)
+                    if not data:
+                        raise self._connection._core.RemoteProtocolError(
+                            "peer closed connection without sending complete message body "
+                            f"(received {self._length - self._left} bytes, expected {self._length})"
+                        )
+                self._left -= len(data)
+                yield data
+                data = b""
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Give the connection back, or end it where the body wasn't read to its end."""
+        if not self._closed:
+            self._closed = True
+            self._connection.end_response(self._keeps and not self._left)
+
+
+class _Resumed:
+    """A stream on which a request was sent and the first bytes of its response were read, as httpcore's stream."""
+
+    def __init__(self, stream: Any, data: bytes) -> None:
+        self._stream = stream
+        self._data = data
+        self._is_sent = False
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> Any:
+        self._is_sent = True
+        if self._data:
+            data, self._data = self._data[:max_bytes], self._data[max_bytes:]
+            return data
+        return self._stream.read(max_bytes, timeout)
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if self._is_sent:
+            self._stream.write(buffer, timeout)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
