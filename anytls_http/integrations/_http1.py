@@ -2,120 +2,23 @@
 
 h11 and httpcore take half of the instructions of a small request by httpx, and copy each piece of a body three times
 more (``docs/performance.md``). Nearly all exchanges are plain: a request without special wishes, and a response
-whose head has come whole and says how long its body is. A connection that meets anything else is httpcore's from then
-on: a chunked body, an upgrade, a header that h11 would refuse or repair, an exchange that is traced. It gets the
-response from its first byte then, so that its rules and errors hold.
+whose head has come whole, and whose body has a length or is chunked. A connection that meets anything else is
+httpcore's from then on: an upgrade, a body that ends with the connection, a header that h11 would refuse or repair, an
+exchange that is traced. It gets the response from its first byte then, so that its rules and errors hold.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
-#: Most bytes that are asked of the stream at once; httpcore's number.
-READ_SIZE = 64 * 1024
+from ._http1_bodies import READ_SIZE, ChunkedBody, MeasuredBody
+from ._http1_heads import PlainRequest, plain_request, plain_response
+
 #: Up to so many bytes a body that is all there leaves together with the head.
 SMALL_BODY = 16 * 1024
-
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_VALUE = rb"(?:[!-~]+(?:[\t ]+[!-~]+)*)?"
-#: A head that h11 would send as it is.
-PLAIN_REQUEST = re.compile(_TOKEN + rb" [!-~]+ HTTP/1\.1\r\n(?i:host): (?:" + _VALUE + rb"\r\n)"
-                           rb"(?:" + _TOKEN + rb": " + _VALUE + rb"\r\n)*\r\n")  # fmt: skip
-#: A head that h11 would take as it is. Its groups: status, reason, headers.
-PLAIN_RESPONSE = re.compile(
-    rb"HTTP/1\.1 ([2-9][0-9][0-9])(?: ([ -~]*))?\r\n((?:"
-    + _TOKEN
-    + rb":[\t ]*"
-    + _VALUE
-    + rb"[\t ]*\r\n)*)\r\n"
-)
-_HEADER = re.compile(rb"(" + _TOKEN + rb"):[\t ]*(" + _VALUE + rb")[\t ]*\r\n")
-#: The headers that say what else a message means than itself.
-_SPECIAL = re.compile(
-    rb"\n((?i:connection|content-length|expect|host|transfer-encoding|upgrade)):[\t ]*([^\r]*)"
-)
-#: Digits of a length that is surely one.
-MAX_DIGITS = 18
-
-
-class PlainRequest(NamedTuple):
-    """The head of a request, and what it means."""
-
-    head: bytes
-    length: int  #: of its body, in bytes
-    keeps: bool  #: the connection, as far as the request goes
-
-
-def plain_request(method: bytes, target: bytes, headers: list[tuple[bytes, bytes]]) -> PlainRequest | None:
-    """Return the request as it is sent, None where it is not plain."""
-    lines = [b"%s %s HTTP/1.1\r\n" % (method, target)]
-    lines += [b"%s: %s\r\n" % header for header in headers]
-    lines.append(b"\r\n")
-    head = b"".join(lines)
-    # As many lines as there should be: none was smuggled into another.
-    if method == b"CONNECT" or not PLAIN_REQUEST.fullmatch(head) or head.count(b"\n") != len(lines):
-        return None
-    length = None
-    keeps = True
-    hosts = 0
-    for name, value in _SPECIAL.findall(head):
-        name = name.lower()
-        if name == b"host":
-            hosts += 1
-        elif name == b"connection":
-            value = value.lower()
-            if value == b"close":
-                keeps = False
-            elif value != b"keep-alive":
-                return None
-        elif name == b"content-length" and length is None and value.isdigit() and len(value) <= MAX_DIGITS:
-            length = int(value)
-        else:
-            return None
-    return PlainRequest(head, length or 0, keeps) if hosts == 1 else None
-
-
-class PlainResponse(NamedTuple):
-    """The head of a response, and what it means."""
-
-    status: int
-    reason: bytes
-    headers: list[tuple[bytes, bytes]]
-    size: int  #: of the head, in bytes
-    length: int  #: of the body, in bytes
-    keeps: bool  #: the connection, as far as the response goes
-
-
-def plain_response(data: bytes, method: bytes) -> PlainResponse | None:
-    """Return the response that begins with ``data``, None where its head is not plain, or not all of it there."""
-    match = PLAIN_RESPONSE.match(data)
-    if match is None:
-        return None
-    size = match.end()
-    status = int(match[1])
-    length = None
-    keeps = True
-    for name, value in _SPECIAL.findall(data, 0, size):
-        name = name.lower()
-        value = value.rstrip(b"\t ")
-        if name == b"content-length":
-            if length is not None or not value.isdigit() or len(value) > MAX_DIGITS:
-                return None
-            length = int(value)
-        elif name == b"connection":
-            keeps = keeps and b"close" not in [token.strip() for token in value.lower().split(b",")]
-        elif name == b"transfer-encoding":
-            return None
-    if method == b"HEAD" or status in (204, 304):
-        length = 0
-    if length is None:
-        return None  # it ends with the connection
-    return PlainResponse(status, match[2] or b"", _HEADER.findall(match[3]), size, length, keeps)
 
 
 class HTTP1Connection:
@@ -130,7 +33,7 @@ class HTTP1Connection:
         self._bytes_class = bytes_class
         self._origin = origin
         self._options = options
-        self._stream: Any = None
+        self.stream: Any = None
         self._delegate: Any = None  # httpcore's connection, once there is one
         self._state = "new"  # then "active", "idle" and so on, at the end "closed"
         self._expires = float("inf")
@@ -169,9 +72,9 @@ class HTTP1Connection:
 
     def _httpcores(self) -> Any:
         """Return a connection of httpcore's in place of this one."""
-        if self._stream is None:
+        if self.stream is None:
             return self._core.HTTPConnection(self._origin, **self._options)
-        return self._core.HTTP11Connection(self._origin, self._stream, self._options["keepalive_expiry"])
+        return self._core.HTTP11Connection(self._origin, self.stream, self._options["keepalive_expiry"])
 
     def _connect(self, request: Any, timeout: float | None) -> Any:
         origin = self._origin
@@ -187,9 +90,9 @@ class HTTP1Connection:
         """Send a plain request, and read the head of its response."""
         core = self._core
         timeouts = request.extensions.get("timeout", {})
-        stream = self._stream
+        stream = self.stream
         if stream is None:
-            stream = self._stream = self._connect(request, timeouts.get("connect"))
+            stream = self.stream = self._connect(request, timeouts.get("connect"))
         keeps = plain.keeps
         try:
             self._send(stream, request, plain, timeouts.get("write"))
@@ -201,14 +104,18 @@ class HTTP1Connection:
             raise core.RemoteProtocolError("Server disconnected without sending a response.")
         response = plain_response(data, request.method)
         if response is None:
-            return self._leave_to_httpcore(request, data, keeps)
-        first = data[response.size : response.size + response.length]
-        # More than was announced is nobody's: what follows it couldn't be trusted.
-        keeps = keeps and response.keeps and len(data) <= response.size + response.length
+            return self.leave_to_httpcore(request, data, keeps)
+        keeps = keeps and response.keeps
+        first = data[response.size :]
+        body: MeasuredBody | ChunkedBody
+        if response.length is None:
+            body = ChunkedBody(self, first, timeout, keeps, request)
+        else:
+            body = MeasuredBody(self, first, timeout, keeps, response.length)
         return Response(
             response.status,
             response.headers,
-            PlainBody(self, first, response.length, timeout, keeps),
+            body,
             {"http_version": b"HTTP/1.1", "reason_phrase": response.reason, "network_stream": stream},
         )
 
@@ -228,9 +135,14 @@ class HTTP1Connection:
         if left:
             raise self._core.LocalProtocolError("Too little data for declared Content-Length")
 
-    def _leave_to_httpcore(self, request: Any, data: bytes, keeps: bool) -> Any:
+    def broken(self, why: str) -> Exception:
+        """Return the error of a server that breaks the rules of HTTP."""
+        error: Exception = self._core.RemoteProtocolError(why)
+        return error
+
+    def leave_to_httpcore(self, request: Any, data: bytes, keeps: bool) -> Any:
         """Have httpcore read the response that begins with ``data``; this connection is httpcore's from now on."""
-        stream = self._stream
+        stream = self.stream
         resumed = _Resumed(stream, data)
         # To httpcore it is a request without a body, which it believes to send.
         said = [(name, value) for name, value in request.headers if name.lower() in (b"host", b"connection")]
@@ -265,9 +177,9 @@ class HTTP1Connection:
         """End the connection, and the request on it. One that isn't connected yet goes on."""
         if self._delegate is not None:
             self._delegate.close()
-        elif self._stream is not None:
+        elif self.stream is not None:
             self._state = "closed"
-            self._stream.close()
+            self.stream.close()
 
     def is_available(self) -> bool:
         """Whether it takes a request."""
@@ -279,7 +191,7 @@ class HTTP1Connection:
             return bool(self._delegate.has_expired())
         if self._state == "idle":
             # Something to read between two requests can only be the end.
-            return time.monotonic() > self._expires or self._stream.get_extra_info("is_readable")
+            return time.monotonic() > self._expires or self.stream.get_extra_info("is_readable")
         return self._state == "closed"
 
     def is_idle(self) -> bool:
@@ -292,11 +204,9 @@ class HTTP1Connection:
 
     def info(self) -> str:
         """Return its target and its state in words."""
-        return (
-            f"{str(self._origin)!r}, HTTP/1.1, {self._state}"
-            if self._delegate is None
-            else self._delegate.info()
-        )
+        if self._delegate is not None:
+            return str(self._delegate.info())
+        return f"{str(self._origin)!r}, HTTP/1.1, {self._state}"
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} [{self.info()}]>"
@@ -314,48 +224,6 @@ class Response:
         self.headers = headers
         self.stream = stream
         self.extensions = extensions
-
-
-class PlainBody:
-    """A body of known length, of which the first bytes were read together with the head."""
-
-    __slots__ = ("_closed", "_connection", "_first", "_keeps", "_left", "_length", "_timeout")
-
-    def __init__(
-        self, connection: HTTP1Connection, first: bytes, length: int, timeout: float | None, keeps: bool
-    ) -> None:
-        self._connection = connection
-        self._first = first
-        self._length = length
-        self._left = length  # bytes that nobody has got yet
-        self._timeout = timeout
-        self._keeps = keeps
-        self._closed = False
-
-    def __iter__(self) -> Iterator[bytes]:
-        try:
-            data, self._first = self._first, b""
-            stream = self._connection._stream
-            while self._left:
-                if not data:
-                    data = stream.read(min(self._left, READ_SIZE), self._timeout)
-                    if not data:
-                        raise self._connection._core.RemoteProtocolError(
-                            "peer closed connection without sending complete message body "
-                            f"(received {self._length - self._left} bytes, expected {self._length})"
-                        )
-                self._left -= len(data)
-                yield data
-                data = b""
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Give the connection back, or end it where the body wasn't read to its end."""
-        if not self._closed:
-            self._closed = True
-            self._connection.end_response(self._keeps and not self._left)
 
 
 class _Resumed:
