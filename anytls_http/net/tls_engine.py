@@ -87,36 +87,35 @@ class TLSEngine:
         Returns the number of bytes (several records where the view has room), NEED_INPUT or END.
         Raises ``failure``'s exception when the peer broke the rules of TLS.
         """
-        total = 0
-        size = len(view)
+        size = room = len(view)
+        rest = view
         read = self._read
+        incoming = self._incoming
         with self._lock:
             try:
-                while True:
-                    count = read(size - total, view[total:] if total else view)
-                    if not count:
-                        break
-                    total += count
-                    if total == size:
-                        self.partial = bool(self._incoming.pending)
-                        break
+                while count := read(room, rest):
+                    if count == room:
+                        self.partial = bool(incoming.pending)
+                        return size
+                    room -= count
                     # Less than was asked for: the record is used up. Asking for another one that isn't
                     # there would cost an exception: dear in CPython.
-                    if not self._incoming.pending:
+                    if not incoming.pending:
                         self.drained = True
                         self.partial = False
                         break
+                    rest = rest[count:]
             except ssl.SSLWantReadError:
                 self.drained = True
-                return total or NEED_INPUT
+                return size - room or NEED_INPUT
             except ssl.SSLEOFError:
                 # The end without a close_notify. Frames have lengths, and so has HTTP: what was cut shows there.
-                return total
+                pass
             except ssl.SSLError as exc:
-                if total:
-                    return total  # OpenSSL gives the same error to the next call
-                self._raise(exc)
-        return total
+                if room == size:
+                    self._raise(exc)
+                # else OpenSSL gives the same error to the next call
+        return size - room
 
     def encrypt(self, pieces: Iterable[bytes | bytearray | memoryview]) -> bytes:
         """Encrypt ``pieces``, each into TLS records of its own, and return all ciphertext not yet taken."""

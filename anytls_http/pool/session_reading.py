@@ -8,6 +8,7 @@ from anytls_http.errors import AnyTLSError, AnyTLSTimeout, DialError, SessionClo
 from anytls_http.net.scratch import DECRYPTED, scratch
 from anytls_http.net.tls_engine import END, NEED_INPUT, RECORD_SIZE
 from anytls_http.net.waiting import AT_ONCE, deadline_after, earlier, remaining
+from anytls_http.protocol.frames import HEADER_SIZE
 from anytls_http.protocol.padding import PaddingScheme
 from anytls_http.protocol.session import Event, EventKind
 
@@ -72,17 +73,28 @@ class SessionReading(SessionWriting):
         total = 0
         waits = 0
         while total < size and not self._unusable:
-            left = protocol.payload_left
             plain = self._plain
+            left = protocol.payload_left
+            if plain and protocol.stream_id == stream_id:
+                while plain and total < size:
+                    if left:
+                        piece = plain[: min(left, size - total)]
+                        take(piece)
+                        count = len(piece)
+                        plain = plain[count:]
+                        left -= count
+                        protocol.payload_left = left
+                        total += count
+                    elif not self.closed and protocol.payload_follows(plain):
+                        plain = plain[HEADER_SIZE:]
+                        left = protocol.payload_left
+                    else:
+                        break
+                self._plain = plain
+                if total == size:
+                    break
             if left and protocol.stream_id == stream_id:
-                if plain:
-                    piece = plain[: min(left, size - total)]
-                    take(piece)
-                    count = len(piece)
-                    self._plain = plain[count:]
-                    protocol.payload_left = left - count
-                    total += count
-                    continue
+                pass  # more of it is to be decrypted
             elif total and self._over_or_dead():
                 break  # what was read is handed out; the end, or the error, is for the next call
             elif self._stream_is_over(stream_id):

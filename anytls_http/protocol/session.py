@@ -279,6 +279,28 @@ class ClientSession:
 
     # -- incoming ------------------------------------------------------------------------------------
 
+    def payload_follows(self, plain: memoryview) -> bool:
+        """Whether ``plain`` begins with the header of more of the open stream's data, which it uses up then.
+
+        The short way through a download: False says nothing, the header may be of another kind, or cut.
+        """
+        if (
+            len(plain) < HEADER_SIZE
+            or self._have
+            or self.skip_left
+            or self._body_command >= 0
+            or not self.acknowledged
+            or self.peer_closed
+            or self.refusal is not None
+        ):
+            return False
+        command, stream_id, size = _UNPACK(plain)
+        if command != _PSH or stream_id != self.stream_id:
+            return False
+        self.frames_received += 1
+        self.payload_left = size
+        return True
+
     def payload_taken(self, count: int) -> None:
         """``count`` bytes of the stream's data were read."""
         self.payload_left -= count
