@@ -111,12 +111,21 @@ def without_reading_first() -> Any:
 
 
 def with_httpcores_pool() -> Any:
-    """Keep httpx's connections in httpcore's own pool."""
+    """Leave httpx's connections to httpcore, and each exchange on them."""
 
-    def pool(core: Any, **options: Any) -> Any:
+    def pool(core: Any, make_connection: Any, **options: Any) -> Any:
         return core.ConnectionPool(**options)
 
     return mock.patch.object(_httpx, "HTTPPool", pool)
+
+
+def with_httpcores_http() -> Any:
+    """Leave each exchange to httpcore and h11."""
+
+    def connection(core: Any, bytes_class: Any, origin: Any, **options: Any) -> Any:
+        return core.HTTPConnection(origin, **options)
+
+    return mock.patch.object(_httpx, "HTTP1Connection", connection)
 
 
 def download(variants: Variants, scheme: str) -> tuple[Callable[[], None], float]:
@@ -204,8 +213,26 @@ def main() -> None:
             download(variants, "http"),
         ),
         ("the same", "small, kept-alive, 32 threads", without_reading_first, gets(variants, True, 32, 2560)),
+        *(
+            (
+                "plain HTTP in few steps, not by httpcore and h11" if not number else "the same",
+                what,
+                with_httpcores_http,
+                work,
+            )
+            for number, (what, work) in enumerate(
+                [
+                    ("small, kept-alive", gets(variants, True, 1, 1000)),
+                    ("small, new connection each", new),
+                    ("small, kept-alive, 32 threads", gets(variants, True, 32, 2560)),
+                    ("page of 100 KiB, kept-alive", gets(variants, True, 1, 1000, "page")),
+                    ("download, http", download(variants, "http")),
+                    ("download, https", download(variants, "https")),
+                ]
+            )
+        ),
         (
-            "a pool of our own for httpx's connections, not httpcore's",
+            "that, and a pool of connections of our own, not httpcore's",
             "small, kept-alive",
             with_httpcores_pool,
             gets(variants, True, 1, 1000),

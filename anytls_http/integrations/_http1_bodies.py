@@ -6,11 +6,13 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from anytls_http.net.scratch import PLAINTEXT, SIZES
+
 if TYPE_CHECKING:
     from ._http1 import HTTP1Connection
 
-#: Most bytes that are asked of the stream at once; httpcore's number.
-READ_SIZE = 64 * 1024
+#: Most bytes that are asked of the stream at once: the most that it gives.
+READ_SIZE = SIZES[PLAINTEXT]
 #: The line before a chunk that has no extensions.
 CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})\r\n")
 #: Bytes of the longest such line.

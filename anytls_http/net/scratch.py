@@ -13,7 +13,7 @@ import threading
 DECRYPTED, PLAINTEXT = range(2)
 #: Bytes of each. The first takes all that is decrypted of one step's ciphertext (``net.tls.FEED_SIZE``) with the rest
 #: of a record before it: with less, each step of an https download leaves a few bytes for a step of their own.
-SIZES = (144 * 1024, 64 * 1024)
+SIZES = (144 * 1024, 128 * 1024)
 #: Bytes of a buffer for reading ciphertext. Large reads spare the kernel many small acknowledgements: with a quarter
 #: of it a download costs a tenth more CPU (docs/performance.md).
 CIPHERTEXT_SIZE = 1024 * 1024

@@ -57,7 +57,7 @@ class StreamSocket:
     # -- for the integrations: time-outs by call -------------------------------------------------------
 
     def _read(self, max_bytes: int, deadline: float | None) -> bytes:
-        """Return up to ``max_bytes`` (and at most 64 KiB), b"" at the end; wait for the first only."""
+        """Return up to ``max_bytes`` (and at most 128 KiB), b"" at the end; wait for the first only."""
         view = scratch(PLAINTEXT)
         if max_bytes < len(view):
             view = view[:max_bytes]
