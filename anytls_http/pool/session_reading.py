@@ -35,11 +35,15 @@ class SessionReading(SessionWriting):
     # -- the stream ------------------------------------------------------------------------------------
 
     def receive(
-        self, stream_id: int, size: int, take: Callable[[memoryview], object], deadline: float | None
+        self,
+        stream_id: int,
+        size: int,
+        to: memoryview | Callable[[memoryview], object],
+        deadline: float | None,
     ) -> int:
-        """Hand up to ``size`` bytes of the stream to ``take``, waiting for the first only; return the count.
+        """Hand up to ``size`` bytes of the stream on, waiting for the first only; return the count, 0 at its end.
 
-        0 is the stream's end. ``take`` gets one piece after the other, each valid during its call only. Raises
+        ``to``: a buffer of ``size`` bytes, or what gets one piece after the other, each valid during its call. Raises
         :class:`StreamRefused`, :class:`SessionClosed`, :class:`AuthenticationError`, or
         :class:`AnyTLSTimeout` at ``deadline``, all with nothing taken.
         """
@@ -48,7 +52,7 @@ class SessionReading(SessionWriting):
         try:
             if not self._protocol.syn_sent and self._protocol.stream_id == stream_id:
                 self._send_opening(deadline)
-            count = self._receive(stream_id, size, take, deadline)
+            count = self._receive(stream_id, size, to, deadline)
         except AnyTLSTimeout:
             if not self._protocol.syn_sent:
                 self.poke_relay()  # another thread was writing: no event will tell of its end
@@ -66,7 +70,11 @@ class SessionReading(SessionWriting):
         return count
 
     def _receive(
-        self, stream_id: int, size: int, take: Callable[[memoryview], object], deadline: float | None
+        self,
+        stream_id: int,
+        size: int,
+        to: memoryview | Callable[[memoryview], object],
+        deadline: float | None,
     ) -> int:
         protocol = self._protocol
         engine = self._tls.engine
@@ -79,8 +87,11 @@ class SessionReading(SessionWriting):
                 while plain and total < size:
                     if left:
                         piece = plain[: min(left, size - total)]
-                        take(piece)
                         count = len(piece)
+                        if isinstance(to, memoryview):
+                            to[total : total + count] = piece
+                        else:
+                            to(piece)
                         plain = plain[count:]
                         left -= count
                         protocol.payload_left = left
@@ -107,7 +118,20 @@ class SessionReading(SessionWriting):
             if engine.drained and (self._tls.reads_first or not protocol.acknowledged):
                 count = NEED_INPUT
             else:
-                count = self._decrypt(size - total)
+                try:
+                    if not isinstance(to, memoryview):
+                        count = self._decrypt(size - total)
+                    elif left < RECORD_SIZE:
+                        count = self._decrypt(RECORD_SIZE)  # a header's, with what comes after it
+                    else:  # all of it is the stream's: no copy
+                        count = engine.decrypt_into(to[total : total + min(left, size - total)])
+                        if count > 0:
+                            protocol.payload_left = left - count
+                            total += count
+                except AnyTLSError:
+                    if total:
+                        break  # it comes again with the next call
+                    raise
             if count > 0:
                 continue
             if total:

@@ -70,15 +70,7 @@ class AnyTLSSocket(StreamSocket):
         return self._session.acknowledged
 
     def _read_into(self, view: memoryview, deadline: float | None) -> int:
-        filled = 0
-
-        def take(piece: memoryview) -> None:
-            nonlocal filled
-            end = filled + len(piece)
-            view[filled:end] = piece
-            filled = end
-
-        return self._read_pieces(len(view), take, deadline)
+        return self._receive(len(view), view, deadline)
 
     def _read(self, max_bytes: int, deadline: float | None) -> bytes:
         pieces: list[bytes] = []
@@ -86,15 +78,17 @@ class AnyTLSSocket(StreamSocket):
         def take(piece: memoryview) -> None:
             pieces.append(bytes(piece))  # a buffer in between would mean two copies
 
-        self._read_pieces(min(max_bytes, SIZES[PLAINTEXT]), take, deadline)
+        self._receive(min(max_bytes, SIZES[PLAINTEXT]), take, deadline)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def _read_pieces(self, size: int, take: Callable[[memoryview], object], deadline: float | None) -> int:
-        """Hand up to ``size`` bytes to ``take``, in pieces that are valid during the call only."""
+    def _receive(
+        self, size: int, to: memoryview | Callable[[memoryview], object], deadline: float | None
+    ) -> int:
+        """Hand up to ``size`` bytes on; ``to``: as ``Session.receive``."""
         if self._read_shut or self._ended:
             return self._nothing_to_read()
         try:
-            return self._session.receive(self._stream_id, size, take, deadline)
+            return self._session.receive(self._stream_id, size, to, deadline)
         except AnyTLSError:
             if self._read_shut:
                 return 0

@@ -105,7 +105,7 @@ class AnyTLSTLSSocket(StreamSocket):
 
     def _fill(self, deadline: float | None) -> None:
         engine = self._engine
-        if not self._inner._read_pieces(TLS_READ_SIZE, engine.feed, deadline):
+        if not self._inner._receive(TLS_READ_SIZE, engine.feed, deadline):
             engine.feed_end()
 
     def _flush(self, deadline: float | None) -> None:
