@@ -130,7 +130,7 @@ class SessionReading(SessionWriting):
                             total += count
                 except AnyTLSError:
                     if total:
-                        break  # it comes again with the next call
+                        break  # the next call meets it too
                     raise
             if count > 0:
                 continue

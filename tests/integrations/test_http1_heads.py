@@ -94,9 +94,9 @@ ODD_HEADERS = st.lists(
         st.tuples(injected(b"Host", b"X-Y", b"Connection", b"Content-Length", b""), PLAIN_VALUES),
         st.tuples(PLAIN_NAMES, injected(b"value", b"a b", b"")),
         st.tuples(st.sampled_from([b"Content-Length", b"content-length"]), st.sampled_from([b"1", b"1", *LENGTHS])),
-        st.tuples(st.just(b"Connection"), st.sampled_from([b"close, x", b"x,close", b"keep-alive, Upgrade", b"", b","])),
+        st.tuples(st.just(b"Connection"), st.sampled_from([b"close, x", b"x,close", b"keep-alive, TE", b"", b","])),
         st.tuples(st.just(b"Transfer-Encoding"), st.sampled_from([b"chunked", b"Chunked", b"gzip, chunked", b""])),
-        st.sampled_from([(b"Upgrade", b"websocket"), (b"Expect", b"100-continue"), (b"expect", b""), (b"upgrade", b"")]),
+        st.sampled_from([(b"Upgrade", b"websocket"), (b"Expect", b"100-continue"), (b"expect", b""), (b"TE", b"")]),
         st.tuples(PLAIN_NAMES, PLAIN_VALUES),
     ),
     max_size=4,
@@ -285,7 +285,7 @@ NEARLY_PLAIN = st.tuples(
     st.just(b"\r\n"),
     lines(ORDINARY, CONNECTION, most=3),
     lines(
-        (st.sampled_from([b"Content-Length", b"CONTENT-length"]), st.sampled_from([b"4", b"0", b"004", b"1, 1", *LENGTHS])),
+        (st.sampled_from([b"Content-Length", b"CONTENT-length"]), st.sampled_from([b"4", b"0", b"004", *LENGTHS])),
         (st.sampled_from([b"Transfer-Encoding", b"transfer-encoding"]), st.sampled_from([b"chunked", b"Chunked"])),
         most=2,
     ),
@@ -293,7 +293,7 @@ NEARLY_PLAIN = st.tuples(
     st.just(b"\r\n"),
 ).map(b"".join)  # fmt: skip
 ODD = st.tuples(
-    st.sampled_from([b"HTTP/1.1", b"HTTP/1.1", b"HTTP/1.0", b"HTTP/1.2", b"HTTP/2", b"http/1.1", b"ICY", b"\r\nHTTP/1.1"]),
+    st.sampled_from([b"HTTP/1.1", b"HTTP/1.1", b"HTTP/1.0", b"HTTP/1.2", b"HTTP/2", b"http/1.1", b"ICY", b"\nHTTP/1.1"]),
     st.sampled_from([b" ", b" ", b"  ", b"\t", b""]),
     st.sampled_from([b"200", b"200", b"204", b"304", b"100", b"101", b"199", b"99", b"1000", b"2 0", b"abc", b""]),
     st.sampled_from([b" OK", b""]) | injected(b" OK"),
@@ -302,7 +302,7 @@ ODD = st.tuples(
         st.tuples(
             st.sampled_from([b"X", b"Content-Length", b"Transfer-Encoding", b"Connection"]) | injected(b"X-Y", b""),
             st.sampled_from([b":", b": ", b":\t ", b" :", b"", b"::", b":\x0b"]),
-            st.sampled_from([b"4", b"chunked", b"gzip, chunked", b"close", b"close, x"]) | injected(b"value", b"", b"4"),
+            st.sampled_from([b"4", b"chunked", b"gzip, chunked", b"close", b"a, close"]) | injected(b"y", b"", b"4"),
             ODD_ENDS,
         ).map(b"".join),
         max_size=4,
@@ -391,9 +391,10 @@ class TestPlainResponses:
 BEGIN = b"HTTP/1.1 200 OK\r\n"
 ENDS = [b"", b"\r\n", b"\x01\r\n\r\n", b"X\r\n\r\n", b"Content-Length: 4\r\n\r\n"]
 MUCH = 60_000  # bytes
+#: Each test takes more and more of what is hostile, so that the first step that is slow ends it.
+GROWING = [1000, 4000, 8000, 15_000, 30_000, MUCH]
 
 
-@pytest.mark.timeout(10)  # ends what does not
 class TestHostileHeadsInLinearTime:
     """What takes the square of the size takes seconds, what tries all combinations does not end."""
 
@@ -401,26 +402,29 @@ class TestHostileHeadsInLinearTime:
         with takes(0, 1):
             plain_response(head, b"GET")
 
-    # 24 lines of which each may be read in two ways: 16 million combinations.
-    @pytest.mark.parametrize("end", ENDS)
     @pytest.mark.parametrize(
         "line", [b"X: \r\n", b"X:\t\r\n", b"X:\r\n", b"X: y \r\n", b"X:  y\r\n", b"X: y\ty\r\n"]
     )
-    def test_a_few_lines(self, line: bytes, end: bytes) -> None:
-        self.check(BEGIN + line * 24 + end)
+    def test_a_few_lines(self, line: bytes) -> None:
+        # Were there two ways to read each of them, 40 would make 10**12 combinations.
+        for count in range(4, 41, 2):
+            for end in ENDS:
+                self.check(BEGIN + line * count + end)
 
-    @pytest.mark.parametrize("end", ENDS)
     @pytest.mark.parametrize(
         "line", [b"X:\r\n", b"X: y\r\n", b"Connection: x\r\n", b"Content-Length: 4\r\n", b"X: y y \r\n"]
     )
-    def test_many_lines(self, line: bytes, end: bytes) -> None:
-        self.check(BEGIN + line * (MUCH // len(line)) + end)
+    def test_many_lines(self, line: bytes) -> None:
+        for size in GROWING:
+            for end in ENDS:
+                self.check(BEGIN + line * (size // len(line)) + end)
 
-    @pytest.mark.parametrize("end", ENDS)
-    @pytest.mark.parametrize("part", [b" ", b"\t", b" \t", b"a", b"a ", b" a", b":", b": ", b",", b"close,"])
-    @pytest.mark.parametrize("name", [b"X:", b"X", b"Connection:", b"Content-Length: ", b""])
-    def test_one_long_line(self, name: bytes, part: bytes, end: bytes) -> None:
-        self.check(BEGIN + name + part * (MUCH // len(part)) + end)
+    @pytest.mark.parametrize("part", [b" ", b"\t", b"a", b"a ", b" a", b":", b": ", b",", b"close,"])
+    def test_one_long_line(self, part: bytes) -> None:
+        for size in GROWING:
+            for name in (b"X:", b"X", b"Connection:", b"Content-Length: ", b""):
+                for end in ENDS:
+                    self.check(BEGIN + name + part * (size // len(part)) + end)
 
     @pytest.mark.parametrize("part", [b" ", b"a", b"a ", b"\r", b"\r\n"])
     def test_a_long_status_line(self, part: bytes) -> None:
@@ -430,12 +434,13 @@ class TestHostileHeadsInLinearTime:
         "part", [b" ", b"\t", b"a", b"a ", b": ", b"a: b", b"\r\n", b"\r\nX: y", b"\r\nX: "]
     )
     def test_requests(self, part: bytes) -> None:
-        much = part * (MUCH // len(part))
-        with takes(0, 1):
+        for size in GROWING:
+            much = part * (size // len(part))
             for end in (b"", b"\x01"):
-                plain_request(b"GET" + much + end, b"/", [HOST])
-                plain_request(b"GET", b"/" + much + end, [HOST])
-                plain_request(b"GET", b"/", [(b"Host", much + end)])
-                plain_request(b"GET", b"/", [HOST, (b"X" + much + end, b"y")])
-                plain_request(b"GET", b"/", [HOST, (b"X", b"y" + much + end)])
-                plain_request(b"GET", b"/", [HOST, *[(b"X", part + end)] * 5000])
+                with takes(0, 1):
+                    plain_request(b"GET" + much + end, b"/", [HOST])
+                    plain_request(b"GET", b"/" + much + end, [HOST])
+                    plain_request(b"GET", b"/", [(b"Host", much + end)])
+                    plain_request(b"GET", b"/", [HOST, (b"X" + much + end, b"y")])
+                    plain_request(b"GET", b"/", [HOST, (b"X", b"y" + much + end)])
+                    plain_request(b"GET", b"/", [HOST, *[(b"X", part)] * (size // 10), (b"X", end)])

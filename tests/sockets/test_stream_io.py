@@ -96,6 +96,22 @@ class TestReading:
         with pytest.raises(SessionClosed, match="enough"):
             sock.recv(100)
 
+    @pytest.mark.parametrize("into", [False, True])
+    def test_data_before_a_broken_record_is_handed_out(
+        self, pair: Pair, server: AnyTLSServer, into: bool
+    ) -> None:
+        sock, _ = pair
+        (session,) = server.live_sessions
+        body = bytes(range(256)) * 80
+        session.send_raw(encode_frame(Command.PSH, 1, body))
+        session._channel._sock.send(b"this is no TLS at all")
+        wait_until(lambda: sock._session._tls.unread() > len(body))
+        buffer = bytearray(65536)
+        got = buffer[: sock.recv_into(buffer)] if into else sock.recv(65536)
+        assert got == body
+        with pytest.raises(SessionClosed):
+            sock.recv(100)
+
     def test_nothing_is_asked_for(self, pair: Pair) -> None:
         sock, _ = pair
         assert sock.recv(0) == b""
