@@ -61,6 +61,8 @@ class HTTP1Connection:
             except BaseException:
                 self._end()
                 raise
+        elif self._state == "closed":
+            raise self._core.ConnectionNotAvailable()
         return self._delegate.handle_request(request)
 
     def _is_traced(self, request: Any) -> bool:
@@ -175,7 +177,9 @@ class HTTP1Connection:
 
     def close(self) -> None:
         """End the connection, and the request on it. One that isn't connected yet goes on."""
+        # The state first: then nothing that ends meanwhile can make it idle again.
         if self._delegate is not None:
+            self._state = "closed"
             self._delegate.close()
         elif self.stream is not None:
             self._state = "closed"
@@ -183,16 +187,20 @@ class HTTP1Connection:
 
     def is_available(self) -> bool:
         """Whether it takes a request."""
-        return self._state == "idle" if self._delegate is None else self._delegate.is_available()
+        if self._delegate is not None and self._state != "closed":
+            return bool(self._delegate.is_available())
+        return self._state == "idle"
 
     def has_expired(self) -> bool:
         """Whether it has ended, or is too old for another request."""
+        if self._state == "closed":
+            return True
         if self._delegate is not None:
             return bool(self._delegate.has_expired())
-        if self._state == "idle":
-            # Something to read between two requests can only be the end.
-            return time.monotonic() > self._expires or self.stream.get_extra_info("is_readable")
-        return self._state == "closed"
+        # Something to read between two requests can only be the end.
+        return self._state == "idle" and (
+            time.monotonic() > self._expires or self.stream.get_extra_info("is_readable")
+        )
 
     def is_idle(self) -> bool:
         """Whether it has no request, and takes one."""
@@ -200,7 +208,7 @@ class HTTP1Connection:
 
     def is_closed(self) -> bool:
         """Whether it has ended."""
-        return self._state == "closed" if self._delegate is None else self._delegate.is_closed()
+        return self._state == "closed" or (self._delegate is not None and self._delegate.is_closed())
 
     def info(self) -> str:
         """Return its target and its state in words."""

@@ -27,7 +27,7 @@ class Body:
     connection may be used again once the body was read to its end.
     """
 
-    __slots__ = ("_closed", "_connection", "_first", "_is_complete", "_keeps", "_timeout")
+    __slots__ = ("_begun", "_closed", "_connection", "_first", "_is_complete", "_keeps", "_timeout")
 
     def __init__(self, connection: HTTP1Connection, first: bytes, timeout: float | None, keeps: bool) -> None:
         self._connection = connection
@@ -35,9 +35,13 @@ class Body:
         self._timeout = timeout
         self._keeps = keeps
         self._is_complete = False
+        self._begun = False
         self._closed = False
 
     def __iter__(self) -> Iterator[bytes]:
+        if self._begun:
+            return  # what comes now is not of this body
+        self._begun = True
         try:
             yield from self._pieces()
         except BaseException:
@@ -118,6 +122,7 @@ class ChunkedBody(Body):
         while True:
             pieces = []
             is_plain = True
+            fault = ""
             while True:
                 if left:
                     piece = data[at : at + left]
@@ -130,7 +135,8 @@ class ChunkedBody(Body):
                 if is_within:
                     end = data[at : at + 2]
                     if not CRLF.startswith(end):
-                        raise connection.broken(f"malformed chunk footer: {end!r} (expected {CRLF!r})")
+                        fault = f"malformed chunk footer: {end!r} (expected {CRLF!r})"
+                        break
                     if len(end) < 2:
                         break
                     at += 2
@@ -153,6 +159,8 @@ class ChunkedBody(Body):
                 yield pieces[0] if len(pieces) == 1 else b"".join(pieces)
             if self._is_complete:
                 return
+            if fault:
+                raise connection.broken(fault)
             if not is_plain:
                 yield from self._by_httpcore(data[at:])
                 return

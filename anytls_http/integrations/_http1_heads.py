@@ -11,17 +11,21 @@ from typing import NamedTuple
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _VALUE = rb"(?:[!-~]+(?:[\t ]+[!-~]+)*)?"
 #: A head that h11 would send as it is.
-PLAIN_REQUEST = re.compile(_TOKEN + rb" [!-~]+ HTTP/1\.1\r\n(?i:host): (?:" + _VALUE + rb"\r\n)"
-                           rb"(?:" + _TOKEN + rb": " + _VALUE + rb"\r\n)*\r\n")  # fmt: skip
+PLAIN_REQUEST = re.compile(
+    _TOKEN
+    + rb" [!-~]+ HTTP/1\.1\r\n(?i:host): "
+    + _VALUE
+    + rb"\r\n(?:"
+    + _TOKEN
+    + rb": "
+    + _VALUE
+    + rb"\r\n)*\r\n"
+)
 #: A head that h11 would take as it is. Its groups: status, reason, headers.
 PLAIN_RESPONSE = re.compile(
-    rb"HTTP/1\.1 ([2-9][0-9][0-9])(?: ([ -~]*))?\r\n((?:"
-    + _TOKEN
-    + rb":[\t ]*"
-    + _VALUE
-    + rb"[\t ]*\r\n)*)\r\n"
+    rb"HTTP/1\.1 ([2-9][0-9][0-9])(?: ([ -~]*))?\r\n((?:" + _TOKEN + rb":[\t -~]*\r\n)*)\r\n"
 )
-_HEADER = re.compile(rb"(" + _TOKEN + rb"):[\t ]*(" + _VALUE + rb")[\t ]*\r\n")
+_HEADER = re.compile(rb"(" + _TOKEN + rb"):([\t -~]*)\r\n")
 #: The headers that say what else a message means than itself.
 _SPECIAL = re.compile(
     rb"\n((?i:connection|content-length|expect|host|transfer-encoding|upgrade)):[\t ]*([^\r]*)"
@@ -44,8 +48,10 @@ def plain_request(method: bytes, target: bytes, headers: list[tuple[bytes, bytes
     lines += [b"%s: %s\r\n" % header for header in headers]
     lines.append(b"\r\n")
     head = b"".join(lines)
-    # As many lines as there should be: none was smuggled into another.
-    if method == b"CONNECT" or not PLAIN_REQUEST.fullmatch(head) or head.count(b"\n") != len(lines):
+    if method == b"CONNECT" or not PLAIN_REQUEST.fullmatch(head):
+        return None
+    # As many lines as there should be, and each name its own: nothing was smuggled in.
+    if head.count(b"\n") != len(lines) or b":" in b"".join([name for name, _ in headers]):
         return None
     length = None
     keeps = True
@@ -98,7 +104,7 @@ def plain_response(data: bytes, method: bytes) -> PlainResponse | None:
         elif name == b"connection":
             keeps = keeps and b"close" not in [token.strip() for token in value.lower().split(b",")]
         elif name == b"transfer-encoding":
-            if is_chunked or value.lower() != b"chunked":
+            if is_chunked or value != b"chunked":
                 return None
             is_chunked = True
     if is_chunked and length is not None:
@@ -107,4 +113,5 @@ def plain_response(data: bytes, method: bytes) -> PlainResponse | None:
         length = 0
     elif length is None and not is_chunked:
         return None  # it ends with the connection
-    return PlainResponse(status, match[2] or b"", _HEADER.findall(match[3]), size, length, keeps)
+    headers = [(name, value.strip(b"\t ")) for name, value in _HEADER.findall(match[3])]
+    return PlainResponse(status, match[2] or b"", headers, size, length, keeps)

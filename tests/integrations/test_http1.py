@@ -42,12 +42,13 @@ def untraced() -> Iterator[None]:
 class Stream:
     """A network stream, with what is to come over it: ``pieces``, one a read, and then the end if it ``ends``.
 
+    A piece that is an exception is raised.
     ``room``: so many bytes can be written, then ``write_error`` is raised.
     """
 
     def __init__(self, core: Any) -> None:
         self.core = core
-        self.pieces: deque[bytes] = deque()
+        self.pieces: deque[bytes | BaseException] = deque()
         self.ends = False
         self.room = float("inf")
         self.write_error: Exception = core.WriteError("broken pipe")
@@ -65,6 +66,8 @@ class Stream:
                 return b""
             raise self.core.ReadTimeout("nothing more comes")
         piece = self.pieces.popleft()
+        if isinstance(piece, BaseException):
+            raise piece
         if len(piece) > max_bytes:
             self.pieces.appendleft(piece[max_bytes:])
         return piece[:max_bytes]
@@ -195,7 +198,7 @@ def told(error: Exception) -> tuple[str, str]:
     else:
         assert kind.__module__.startswith(("httpcore", "builtins"))
     for beginning, words in WORDS.items():
-        if text.startswith(beginning) or text.startswith(words) and "received" not in text:
+        if text.startswith(beginning) or (text.startswith(words) and "received" not in text):
             text = words
     return kind.__name__, text
 
@@ -289,12 +292,15 @@ def cut(data: bytes, places: Iterable[int]) -> list[bytes]:
 
 
 def every_way(data: bytes) -> Iterator[list[bytes]]:
-    """Yield ``data`` whole, byte by byte, its head whole and the rest byte by byte, and cut in two anywhere."""
+    """Yield ``data`` whole, byte by byte, its head whole and the rest byte by byte, and cut in two anywhere.
+
+    Where there is a part of the head only, the place makes no difference: it is not cut at all of them.
+    """
     yield [data]
     yield cut(data, range(len(data)))
     head = data.find(b"\r\n\r\n") + 4
     yield cut(data, range(head, len(data)))
-    for place in range(1, len(data)):
+    for place in [*range(1, head - 4, 10), *range(max(1, head - 4), len(data))]:
         yield [data[:place], data[place:]]
 
 
@@ -320,7 +326,7 @@ WHOLE = {
     "304": b"HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\n",
     "early hints": b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + LENGTH % 4 + b"body",
     "continue, twice": b"HTTP/1.1 100 Continue\r\n\r\n" * 2 + CHUNKED + b"4\r\nbody\r\n0\r\n\r\n",
-    "length and chunked": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+    "length and chunked": CHUNKED[:-2] + b"Content-Length: 2\r\n\r\n1\r\nx\r\n0\r\n\r\n",
     "two equal lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nContent-Length: 4\r\n\r\nbody",
     "a folded line": b"HTTP/1.1 200 OK\r\nX: y\r\n z\r\nContent-Length: 4\r\n\r\nbody",
     "bare newlines": b"HTTP/1.1 200 OK\nContent-Length: 4\n\nbody",
@@ -381,7 +387,7 @@ class TestAsHTTPCore:
     @pytest.mark.parametrize("name", ["length 26", "chunked", "extensions", "trailers"])
     def test_what_was_cut_short(self, core: Any, name: str, ends: bool) -> None:
         data = WHOLE[name]
-        for place in range(len(data)):
+        for place in [*range(0, data.find(b"\r\n\r\n"), 7), *range(data.find(b"\r\n\r\n"), len(data))]:
             (seen,) = check(core, Exchange([data[:place]], ends=ends))
             assert {"head's error", "body's error"} & seen.keys()
 
@@ -400,7 +406,18 @@ class TestAsHTTPCore:
     )
     def test_bytes_follow(self, core: Any, name: str, method: str) -> None:
         for after in (b"x", NO_CONTENT):
-            for pieces in every_way(WHOLE[name] + after):
+            data = WHOLE[name]
+            head = data.find(b"\r\n\r\n") + 4
+            ways = [
+                (),
+                (len(data),),
+                (head,),
+                (head, len(data)),
+                range(head, 999),
+                range(999),
+                (len(data) - 1,),
+            ]
+            for pieces in [cut(data + after, way) for way in ways]:
                 check(core, Exchange(pieces, method=method), Exchange([NO_CONTENT]))
 
     def test_large_bodies(self, core: Any) -> None:
@@ -466,7 +483,7 @@ class TestAsHTTPCore:
         check(core, *exchanges)
 
 
-SIZES = ["%x", "%X", "%04x", "%016x", "%017x", "%020x", "%x;a=b", '%x;a="\n"', "%x ", "%x \t", "%X; a"]
+SIZES = ["%x", "%X", "%04x", "%016x", "%017x", "%020x", "%x;a=b", '%x;a="b"', "%x ", "%x \t", "%X; a"]
 ODD_SIZES = [
     " %x",
     "%021x",
@@ -481,6 +498,7 @@ ODD_SIZES = [
     "%x a",
     "1%x",
     "ffffffff%x",
+    "%x;\n",
 ]
 TRAILERS = [b"\r\n", b"X: y\r\n\r\n", b"X:\r\nY: z\r\n\r\n", b"X: y\r\n z\r\n\r\n", b"\n", b"X: y\n\n"]
 ODD_TRAILERS = [b"", b"\r", b"X y\r\n\r\n", b"X: y\r\n", b" X: y\r\n\r\n", b"\r\r\n", b"X: \0\r\n\r\n"]
@@ -590,25 +608,19 @@ UPLOADS: dict[str, tuple[list[tuple[bytes, bytes]], Callable[[], Any]]] = {
 @any_core
 class TestRequestsAsHTTPCore:
     @pytest.mark.parametrize("name", UPLOADS)
-    @pytest.mark.parametrize("answer", ["length 26", "trailers", "early hints"])
-    def test_bodies(self, core: Any, name: str, answer: str) -> None:
+    def test_bodies(self, core: Any, name: str) -> None:
         headers, content = UPLOADS[name]
-        upload = Exchange([WHOLE[answer]], "POST", headers, content)
-        check(core, upload, upload, Exchange([NO_CONTENT]))
-        check(core, Exchange([NO_CONTENT]), upload, Exchange([NO_CONTENT]))
+        for answer in ("length 26", "trailers", "early hints"):
+            upload = Exchange([WHOLE[answer]], "POST", headers, content)
+            check(core, upload, upload, Exchange([NO_CONTENT]))
+            check(core, Exchange([NO_CONTENT]), upload, Exchange([NO_CONTENT]))
 
     @pytest.mark.parametrize("write_error", ["WriteError", "WriteTimeout"])
     @pytest.mark.parametrize("name", ["bytes", "many bytes", "pieces", "too many pieces", "chunked"])
-    @pytest.mark.parametrize("room", [0, 30, 64, 90, 100, 16_000])
-    def test_errors_of_writes(self, core: Any, name: str, room: int, write_error: str) -> None:
+    def test_errors_of_writes(self, core: Any, name: str, write_error: str) -> None:
         headers, content = UPLOADS[name]
-        for answer in (
-            LENGTH % 4 + b"body",
-            CLOSE + b"\r\nbody",
-            WHOLE["trailers"],
-            WHOLE["early hints"],
-            b"",
-        ):
+        answers = LENGTH % 4 + b"body", CLOSE + b"\r\nbody", WHOLE["trailers"], b""
+        for room, answer in itertools.product((0, 30, 64, 100, 16_000), answers):
             upload = Exchange([answer], "POST", headers, content, True, room, write_error)
             check(core, upload, Exchange([NO_CONTENT]))
             check(core, Exchange([NO_CONTENT]), upload, Exchange([NO_CONTENT]))
@@ -712,6 +724,20 @@ class TestTheConnection:
         assert not connection.is_available() and not stream.closed
         stream.pieces.append(b"dy")
         assert b"".join(second.stream) == b"body"
+
+    @any_body
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, None], ids=["interrupt", "ReadError"])
+    def test_an_error_of_the_stream_ends_it(self, core: Any, name: str, error: Any) -> None:
+        error = error or core.ReadError
+        first = BODIES[name][0]
+        for pieces in ([error()], [first[:9], error()], [first, error()]):
+            connection, stream = connected(core)
+            stream.pieces.extend(pieces)
+            with pytest.raises(error):
+                b"".join(connection.handle_request(make_request(core)).stream)
+            assert stream.closed and connection.is_closed() and not connection.is_available()
+            with pytest.raises(core.ConnectionNotAvailable):
+                connection.handle_request(make_request(core))
 
     @any_body
     def test_closed_from_elsewhere_while_a_response_is_open(self, core: Any, name: str) -> None:
@@ -824,7 +850,7 @@ class TestTheConnection:
 
     @pytest.mark.parametrize("sni", [None, "other.test"])
     def test_tls(self, core: Any, sni: str | None) -> None:
-        extensions = {} if sni is None else {"sni_hostname": sni}
+        extensions: dict[str, Any] = {} if sni is None else {"sni_hostname": sni}
         seen = []
         for make in (ours, httpcores):
             stream, context = Stream(core), SSLContext()

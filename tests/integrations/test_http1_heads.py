@@ -293,7 +293,7 @@ NEARLY_PLAIN = st.tuples(
     st.just(b"\r\n"),
 ).map(b"".join)  # fmt: skip
 ODD = st.tuples(
-    st.sampled_from([b"HTTP/1.1", b"HTTP/1.1", b"HTTP/1.0", b"HTTP/1.2", b"HTTP/2", b"http/1.1", b"ICY", b"\nHTTP/1.1"]),
+    st.sampled_from([b"HTTP/1.1"] * 3 + [b"HTTP/1.0", b"HTTP/1.2", b"HTTP/2", b"http/1.1", b"ICY", b"\nHTTP/1.1"]),
     st.sampled_from([b" ", b" ", b"  ", b"\t", b""]),
     st.sampled_from([b"200", b"200", b"204", b"304", b"100", b"101", b"199", b"99", b"1000", b"2 0", b"abc", b""]),
     st.sampled_from([b" OK", b""]) | injected(b" OK"),
@@ -399,7 +399,7 @@ class TestHostileHeadsInLinearTime:
     """What takes the square of the size takes seconds, what tries all combinations does not end."""
 
     def check(self, head: bytes) -> None:
-        with takes(0, 1):
+        with takes(0, 0.5):
             plain_response(head, b"GET")
 
     @pytest.mark.parametrize(
@@ -437,7 +437,7 @@ class TestHostileHeadsInLinearTime:
         for size in GROWING:
             much = part * (size // len(part))
             for end in (b"", b"\x01"):
-                with takes(0, 1):
+                with takes(0, 0.5):
                     plain_request(b"GET" + much + end, b"/", [HOST])
                     plain_request(b"GET", b"/" + much + end, [HOST])
                     plain_request(b"GET", b"/", [(b"Host", much + end)])
