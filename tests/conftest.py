@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Generator, Iterator
 
@@ -19,6 +20,9 @@ __all__ = ["ended"]
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+# All is logged in tests, but for the steps of httpcore: who wants to see those gets no plain exchanges (_http1.py).
+for _name in ("httpcore", "httpcore2"):
+    logging.getLogger(_name).setLevel(logging.INFO)
 
 _FAILED = pytest.StashKey[bool]()
 

@@ -63,7 +63,13 @@ class HTTP1Connection:
                 raise
         elif self._state == "closed":
             raise self._core.ConnectionNotAvailable()
-        return self._delegate.handle_request(request)
+        return self._handle_by_httpcore(request)
+
+    def _handle_by_httpcore(self, request: Any) -> Any:
+        response = self._delegate.handle_request(request)
+        if isinstance(response.extensions.get("network_stream"), _Resumed):
+            response.extensions["network_stream"] = self.stream
+        return response
 
     def _is_traced(self, request: Any) -> bool:
         """Whether somebody wants to be told of each of httpcore's steps."""
@@ -144,8 +150,7 @@ class HTTP1Connection:
 
     def leave_to_httpcore(self, request: Any, data: bytes, keeps: bool) -> Any:
         """Have httpcore read the response that begins with ``data``; this connection is httpcore's from now on."""
-        stream = self.stream
-        resumed = _Resumed(stream, data)
+        resumed = _Resumed(self.stream, data)
         # To httpcore it is a request without a body, which it believes to send.
         said = [(name, value) for name, value in request.headers if name.lower() in (b"host", b"connection")]
         if not keeps:
@@ -154,10 +159,7 @@ class HTTP1Connection:
             request.method, request.url, headers=said, extensions=request.extensions
         )
         self._delegate = self._core.HTTP11Connection(self._origin, resumed, self._options["keepalive_expiry"])
-        response = self._delegate.handle_request(stand_in)
-        if response.extensions["network_stream"] is resumed:
-            response.extensions["network_stream"] = stream
-        return response
+        return self._handle_by_httpcore(stand_in)
 
     def end_response(self, keeps: bool) -> None:
         """The response has ended; ``keeps``: another request may follow."""
