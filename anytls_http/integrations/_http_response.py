@@ -22,6 +22,51 @@ MAX_DIGITS = 18
 MANY_HEADERS = 64
 
 
+class PlainMessage(HTTPMessage):
+    """Headers that are plain text: until somebody changes them, answers need no policy of mails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._plain: dict[str, list[str]] | None = {}
+
+    def add_plain(self, name: str, value: str) -> None:
+        """Add a header of plain ASCII text."""
+        assert self._plain is not None
+        super().set_raw(name, value)
+        self._plain.setdefault(name.lower(), []).append(value)
+
+    def get(self, name: str, failobj: Any = None) -> Any:
+        if self._plain is None:
+            return super().get(name, failobj)
+        values = self._plain.get(name.lower())
+        return values[0] if values else failobj
+
+    def get_all(self, name: str, failobj: Any = None) -> Any:
+        if self._plain is None:
+            return super().get_all(name, failobj)
+        values = self._plain.get(name.lower())
+        return values[:] if values else failobj
+
+    def items(self) -> Any:
+        return super().items() if self._plain is None else list(self.raw_items())
+
+    def set_raw(self, name: str, value: Any) -> None:
+        self._plain = None
+        super().set_raw(name, value)
+
+    def replace_header(self, _name: str, _value: Any) -> None:
+        self._plain = None
+        super().replace_header(_name, _value)
+
+    def __setitem__(self, name: str, val: Any) -> None:
+        self._plain = None
+        super().__setitem__(name, val)
+
+    def __delitem__(self, name: str) -> None:
+        self._plain = None
+        super().__delitem__(name)
+
+
 class TunnelResponse(HTTPResponse):
     """A response of which ``fp`` is a buffered file, as ``makefile`` of the tunnel's sockets returns it."""
 
@@ -39,10 +84,10 @@ class TunnelResponse(HTTPResponse):
         lines = head[3].decode("ascii").splitlines()
         if len(lines) > MANY_HEADERS:
             return False
-        message = HTTPMessage()
+        message = PlainMessage()
         for line in lines:
             name, _, value = line.partition(":")
-            message.set_raw(name, value.lstrip("\t "))
+            message.add_plain(name, value.lstrip("\t "))
         message.set_payload("")
         length = message.get("content-length")
         if length and not (length.isdecimal() and len(length) <= MAX_DIGITS):

@@ -24,7 +24,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connection import HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
 from urllib3.poolmanager import PoolManager
@@ -42,7 +42,7 @@ from anytls_http.errors import (
 from anytls_http.net.waiting import deadline_after
 from anytls_http.sockets.tls import TLS_WRITE_SIZE
 
-from ._http_response import TunnelResponse
+from ._urllib3_plain import PlainHTTPConnection
 from ._urllib3_tls import TunnelContext, TunnelContexts
 
 if TYPE_CHECKING:
@@ -70,10 +70,8 @@ class FinalError(HTTPError):
         return type(self), (self.cause,)
 
 
-class TunnelHTTPConnection(HTTPConnection):
+class TunnelHTTPConnection(PlainHTTPConnection):
     """A connection to a plain http target through ``tunnel``."""
-
-    response_class = TunnelResponse
 
     def __init__(self, *args: Any, tunnel: AnyTLSClient, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -1,0 +1,172 @@
+"""urllib3's connection, whose plain requests leave in one step, and whose responses come without detours.
+
+urllib3 and http.client build the head of a request by one method and several checks per header, and look at that of a
+response four times. What is plain (``_http1_heads.py``) is written and read at once here, by their public names; the
+rest is theirs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+from collections.abc import Mapping
+from http.client import CannotSendRequest
+from typing import Any, NamedTuple
+
+import urllib3.connection
+from urllib3 import HTTPHeaderDict, HTTPResponse
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import HeaderParsingError
+from urllib3.util import SKIP_HEADER
+from urllib3.util.response import assert_header_parsing
+
+from ._http1_heads import PlainRequest, plain_request
+from ._http_response import PlainMessage, TunnelResponse
+
+#: Up to so many bytes a body leaves together with the head.
+SMALL_BODY = 16 * 1024
+#: The methods whose requests need no length where they have no body.
+BODYLESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
+
+logger = logging.getLogger("anytls_http.integrations")
+
+_TAKEN = frozenset(inspect.signature(HTTPResponse).parameters)  # more with each version of urllib3
+
+
+class _Asked(NamedTuple):
+    """The request that awaits its response."""
+
+    method: str
+    url: str
+    options: dict[str, Any]
+
+
+class PlainHTTPConnection(HTTPConnection):
+    """A connection of urllib3's; one response at a time, as with http.client."""
+
+    response_class = TunnelResponse
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._asked: _Asked | None = None
+        self._previous: Any = None  # http.client's response that must have been read first
+
+    def request(
+        self, method: str, url: str, body: Any = None, headers: Any = None, *args: Any, **options: Any
+    ) -> None:
+        """Send a request, as urllib3's ``HTTPConnection.request``."""
+        if self._previous is not None:
+            if not self._previous.isclosed():
+                raise CannotSendRequest("the response before was not read to its end")
+            self._previous = None
+        self._asked = None
+        plain = None if args else self._as_plain(method, url, body, headers, options)
+        if plain is None:
+            super().request(method, url, body, headers, *args, **options)
+            return
+        if self.sock is None:
+            self.connect()
+        else:
+            self.sock.settimeout(self.timeout)
+        self._asked = _Asked(method, url, options)
+        if not body:
+            self._send_out(plain.head)
+        elif len(body) <= SMALL_BODY:
+            self._send_out(plain.head + body)  # one packet
+        else:
+            self._send_out(plain.head)
+            self._send_out(body)
+
+    def _send_out(self, data: bytes) -> None:
+        sys.audit("http.client.send", self, data)
+        self.sock.sendall(data)
+
+    def _as_plain(
+        self, method: str, url: str, body: Any, headers: Any, options: Mapping[str, Any]
+    ) -> PlainRequest | None:
+        """Return the head as urllib3 and http.client would send it, None where it takes them to tell."""
+        if options.get("chunked") or self.debuglevel > 0 or not (body is None or type(body) is bytes):
+            return None
+        host = self.host
+        if ":" in host:
+            host = f"[{host}]"
+        if self.port != self.default_port:
+            host = f"{host}:{self.port}"
+        try:
+            items = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
+            found = b"\n".join([name for name, _ in items]).lower().split(b"\n")
+            # Without these, urllib3 and http.client would say something of their own.
+            if b"user-agent" not in found or b"accept-encoding" not in found:
+                return None
+            items.insert(0, (b"Host", host.encode("ascii")))
+            plain = plain_request(method.encode("ascii"), url.encode("ascii"), items)
+        except (AttributeError, UnicodeEncodeError):  # not text, or not plain text
+            return None
+        if plain is None or plain.length != len(body or b"") or SKIP_HEADER.encode() in plain.head:
+            return None
+        if b"content-length" not in found and (body is not None or method not in BODYLESS):
+            return None
+        return plain
+
+    def getresponse(self) -> Any:
+        """Return the response to the request that was sent, as urllib3's ``HTTPConnection.getresponse``."""
+        asked, self._asked = self._asked, None
+        if asked is None:
+            response = super().getresponse()
+            self._previous = getattr(response, "_original_response", None)
+            return response
+        sock: Any = self.sock
+        sock.settimeout(self.timeout)
+        original = self.response_class(sock, method=asked.method)
+        try:
+            try:
+                original.begin()
+            except ConnectionError:
+                self.close()
+                raise
+            if original.will_close:
+                self.close()  # the connection is the response's then
+            else:
+                self._previous = original
+        except BaseException:
+            original.close()
+            raise
+        more = {"version_string": "HTTP/1.1", "sock_shutdown": sock.shutdown}
+        return HTTPResponse(
+            body=original,
+            headers=HTTPHeaderDict(_items_of(original.msg, asked.url)),
+            status=original.status,
+            version=original.version,
+            reason=original.reason,
+            preload_content=asked.options.get("preload_content", True),
+            decode_content=asked.options.get("decode_content", True),
+            original_response=original,
+            enforce_content_length=asked.options.get("enforce_content_length", True),
+            request_method=asked.method,
+            request_url=asked.url,
+            **{name: value for name, value in more.items() if name in _TAKEN},
+        )
+
+    def close(self) -> None:
+        """End the connection, and what it is about to say."""
+        self._asked = None
+        previous, self._previous = self._previous, None
+        try:
+            super().close()
+        finally:
+            if previous is not None:
+                previous.close()
+
+
+def _items_of(message: Any, url: str) -> Any:
+    """Return the headers for urllib3, which has its say on those that aren't plain."""
+    if not isinstance(message, PlainMessage):
+        try:
+            assert_header_parsing(message)
+        except (HeaderParsingError, TypeError) as exc:
+            logger.warning("the headers of the response to %s could not all be read: %s", url, exc)
+        normalized = getattr(urllib3.connection, "_normalize_header_values", None)  # of folded lines
+        if normalized is not None:
+            return normalized(message)
+    return message.items()
