@@ -16,6 +16,7 @@ PLAIN_HEAD = re.compile(
     rb"HTTP/1\.1 ([2-9][0-9][0-9])(?: ([ -~]*))?\r\n"
     rb"((?:(?!(?i:content-type):[\t ]*(?i:multipart|message))[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~]*\r\n)*)\r\n"
 )
+_HEADER = re.compile(r"([^:]+):[\t ]*([^\r]*)\r\n")
 #: Digits of a length that is surely one to ``int``, which has a limit.
 MAX_DIGITS = 18
 #: Fewer headers than http.client ever refuses.
@@ -25,27 +26,20 @@ MANY_HEADERS = 64
 class PlainMessage(HTTPMessage):
     """Headers that are plain text: until somebody changes them, answers need no policy of mails."""
 
-    def __init__(self) -> None:
+    def __init__(self, headers: list[tuple[str, str]]) -> None:
         super().__init__()
-        self._plain: dict[str, list[str]] | None = {}
-
-    def add_plain(self, name: str, value: str) -> None:
-        """Add a header of plain ASCII text."""
-        assert self._plain is not None
-        super().set_raw(name, value)
-        self._plain.setdefault(name.lower(), []).append(value)
+        for name, value in headers:
+            super().set_raw(name, value)
+        #: The first value of each name.
+        self._plain: dict[str, str] | None = {name.lower(): value for name, value in reversed(headers)}
 
     def get(self, name: str, failobj: Any = None) -> Any:
-        if self._plain is None:
-            return super().get(name, failobj)
-        values = self._plain.get(name.lower())
-        return values[0] if values else failobj
+        return super().get(name, failobj) if self._plain is None else self._plain.get(name.lower(), failobj)
 
     def get_all(self, name: str, failobj: Any = None) -> Any:
-        if self._plain is None:
-            return super().get_all(name, failobj)
-        values = self._plain.get(name.lower())
-        return values[:] if values else failobj
+        if self._plain is not None and name.lower() not in self._plain:
+            return failobj
+        return super().get_all(name, failobj)
 
     def items(self) -> Any:
         return super().items() if self._plain is None else list(self.raw_items())
@@ -81,13 +75,10 @@ class TunnelResponse(HTTPResponse):
         head = PLAIN_HEAD.match(fp.peek())
         if head is None:
             return False
-        lines = head[3].decode("ascii").splitlines()
-        if len(lines) > MANY_HEADERS:
+        headers = _HEADER.findall(head[3].decode("ascii"))
+        if len(headers) > MANY_HEADERS:
             return False
-        message = PlainMessage()
-        for line in lines:
-            name, _, value = line.partition(":")
-            message.add_plain(name, value.lstrip("\t "))
+        message = PlainMessage(headers)
         message.set_payload("")
         length = message.get("content-length")
         if length and not (length.isdecimal() and len(length) <= MAX_DIGITS):

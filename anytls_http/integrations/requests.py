@@ -39,6 +39,10 @@ from ._urllib3 import MAX_REMEMBERED, FinalError, TunnelPoolManager
 __all__ = ["AnyTLSAdapter", "BodyBroken", "BodyTimeout", "requests_session"]
 
 
+#: Bytes of a response's content that are asked for at once.
+CONTENT_PIECE = 1024 * 1024
+
+
 class BodyTimeout(ReadTimeout, ConnectionError):
     """The body stopped coming for the read time-out. requests itself calls that a ``ConnectionError``: it is both."""
 
@@ -207,6 +211,18 @@ class AnyTLSAdapter(HTTPAdapter):
 
 class _Response(requests.Response):
     """requests' response, with the tunnel's errors while its body is read."""
+
+    @property
+    def content(self) -> Any:
+        """The whole body, read in large pieces: requests takes 10 KiB at a time, and pays by the piece."""
+        if (
+            self._content is False
+            and not self._content_consumed
+            and self.raw is not None
+            and self.status_code
+        ):
+            self._content = b"".join(self.iter_content(CONTENT_PIECE))
+        return super().content
 
     def iter_content(self, chunk_size: int | None = 1, decode_unicode: bool = False) -> Iterator[Any]:
         """Yield the body in pieces; arguments as ``requests.Response.iter_content``."""
