@@ -89,6 +89,8 @@ class PlainHTTPConnection(HTTPConnection):
         if options.get("chunked") or self.debuglevel > 0 or not (body is None or type(body) is bytes):
             return None
         host = self.host
+        if url[:1] != "/" or "%" in host:  # a URL may name another host, and a scope is not said
+            return None
         if ":" in host:
             host = f"[{host}]"
         if self.port != self.default_port:

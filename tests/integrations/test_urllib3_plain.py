@@ -1,0 +1,288 @@
+"""Plain requests in one step: what is on the wire, and what the response says, is what urllib3 makes of it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from http.client import CannotSendRequest, HTTPException
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import HTTPError
+from urllib3.util import SKIP_HEADER
+
+from anytls_http.integrations._http_response import PlainMessage
+from anytls_http.integrations._urllib3_plain import SMALL_BODY, PlainHTTPConnection
+
+USUAL = {"User-Agent": "x/1", "Accept-Encoding": "gzip, deflate", "Accept": "*/*", "Connection": "keep-alive"}
+OK = b"HTTP/1.1 200 OK\r\nServer: x\r\nContent-Length: 4\r\nSet-Cookie: a=b\r\nset-cookie: c=d\r\n\r\nbody"
+
+
+class Sock:
+    """A socket that keeps what is sent, and answers with ``answer``."""
+
+    def __init__(self, answer: bytes = b"") -> None:
+        self.sent: list[bytes] = []
+        self.answer = io.BytesIO(answer)
+        self.timeouts: list[Any] = []
+        self.closed = False
+
+    def sendall(self, data: Any) -> None:
+        self.sent.append(bytes(data))
+
+    def settimeout(self, timeout: Any) -> None:
+        self.timeouts.append(timeout)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self.answer)  # type: ignore[arg-type]
+
+    def shutdown(self, how: int) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Untouched(PlainHTTPConnection):
+    """Fails where a request is left to urllib3."""
+
+    def putrequest(self, *args: Any, **kwargs: Any) -> None:
+        pytest.fail("the request was left to urllib3")
+
+
+def connected(kind: type[HTTPConnection], sock: Sock, host: str = "target.test", port: int = 80) -> Any:
+    connection = kind(host, port)
+    connection.sock = sock  # type: ignore[assignment]
+    return connection
+
+
+def sent(kind: type[HTTPConnection], host: str, port: int, *args: Any, **kwargs: Any) -> Any:
+    """Return what a request puts on the wire, or the error that it is."""
+    sock = Sock()
+    try:
+        connected(kind, sock, host, port).request(*args, **kwargs)
+    except Exception as exc:
+        return type(exc), str(exc)
+    return b"".join(sock.sent)
+
+
+def check(method: str, url: str, host: str = "target.test", port: int = 80, **kwargs: Any) -> Any:
+    """Compare the two on a request; bodies are made anew for each by ``body()``."""
+    body = kwargs.pop("body", lambda: None)
+    expected = sent(HTTPConnection, host, port, method, url, body(), **kwargs)
+    assert sent(PlainHTTPConnection, host, port, method, url, body(), **kwargs) == expected
+    return expected
+
+
+NAMES = st.sampled_from(
+    ["Host", "host", "Accept", "X", "Content-Length", "Transfer-Encoding", "Connection", "Upgrade", "Expect"]
+    + ["User-Agent", "accept-encoding", "X y", "X:", "", "\xe4", "X\n"]
+)
+VALUES = st.sampled_from(
+    ["", "x", " x", "x ", "a b", "a: b", "4", "0", "+4", "chunked", "close", "Close", "keep-alive, x", "\t"]
+    + ["\xe4", "\u20ac", "a\r\nb: c", "a\nb", "a\r\n b", "\x00", SKIP_HEADER]
+)
+
+
+class TestRequests:
+    @given(
+        st.sampled_from(["GET", "POST", "HEAD", "PUT", "DELETE", "get", "G T", "CONNECT", "X\r\n", "\xe4"]),
+        st.sampled_from(["/", "/a?b=c", "/\xe4", "/a b", "", "http://else.test/x", "*", "/\x7f", "//x"]),
+        st.booleans(),
+        st.dictionaries(NAMES, VALUES, max_size=3),
+        st.sampled_from([None, b"", b"body", "text", "b\xf6dy", 4, [b"a", b"b"]]),
+        st.booleans(),
+    )
+    def test_any(
+        self, method: str, url: str, usual: bool, headers: dict[str, str], body: Any, chunked: bool
+    ) -> None:
+        everything = {**USUAL, **headers} if usual else headers
+        check(method, url, headers=everything, body=lambda: body, chunked=chunked)
+
+    @given(st.dictionaries(st.text(max_size=6), st.text(max_size=12), max_size=4))
+    def test_any_headers(self, headers: dict[str, str]) -> None:
+        check("GET", "/", headers={**USUAL, **headers})
+
+    @pytest.mark.parametrize(
+        ("host", "port"),
+        [
+            ("target.test", 80),
+            ("target.test", 8080),
+            ("target.test.", 80),
+            ("::1", 80),
+            ("[::1]", 81),
+            ("fe80::1%eth0", 80),
+        ],
+    )
+    @pytest.mark.parametrize("headers", [USUAL, None, {**USUAL, "Host": "other.test"}])
+    def test_hosts(self, host: str, port: int, headers: Any) -> None:
+        assert b"Host: " in check("GET", "/", host, port, headers=headers)
+
+    @pytest.mark.parametrize(
+        "url", ["http://else.test/x", "http://[::1]:8/x", "httpx", "*", "", "//x", "/a b", "x"]
+    )
+    def test_urls(self, url: str) -> None:
+        check("GET", url, headers=USUAL)
+
+    @pytest.mark.parametrize("length", [None, "4", "5", "0"])
+    @pytest.mark.parametrize("body", [None, b"body", b"", bytearray(b"body"), "body"])
+    @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "PATCH"])
+    def test_lengths(self, method: str, body: Any, length: str | None) -> None:
+        headers = USUAL if length is None else {**USUAL, "Content-Length": length}
+        check(method, "/", headers=headers, body=lambda: body)
+
+    def test_files_and_generators(self) -> None:
+        def pieces() -> Iterator[bytes]:
+            yield b"a"
+            yield b""
+            yield b"bc"
+
+        check("POST", "/", headers={**USUAL, "Content-Length": "3"}, body=lambda: io.BytesIO(b"abc"))
+        assert b"0\r\n\r\n" in check("POST", "/", headers=USUAL, body=pieces)
+
+    def test_names_and_values_of_bytes(self) -> None:
+        check("GET", "/", headers={**USUAL, b"X": b"y"})
+        check("GET", "/", headers={**USUAL, "X": b"y"})
+
+    @pytest.mark.parametrize(("size", "writes"), [(0, 1), (SMALL_BODY, 1), (SMALL_BODY + 1, 2)])
+    def test_a_small_body_leaves_with_the_head(self, size: int, writes: int) -> None:
+        sock = Sock()
+        connection = connected(Untouched, sock)
+        connection.timeout = 7
+        connection.request("POST", "/", bytes(size), {**USUAL, "Content-Length": str(size)})
+        assert len(sock.sent) == writes
+        assert sock.timeouts == [7]
+        assert b"".join(sock.sent).endswith(b"\r\n\r\n" + bytes(size))
+
+    def test_a_new_connection_is_made(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        sock = Sock()
+        connection = Untouched("target.test")
+        monkeypatch.setattr(connection, "connect", lambda: setattr(connection, "sock", sock))
+        connection.request("GET", "/", headers=USUAL)
+        assert sock.sent[0].startswith(b"GET / HTTP/1.1\r\nHost: target.test\r\nUser-Agent: x/1\r\n")
+
+
+def told(kind: type[HTTPConnection], answer: bytes, method: str) -> dict[str, Any]:
+    """Return all that the response says, and what becomes of the connection."""
+    connection = connected(kind, Sock(answer))
+    connection.request(
+        method, "/x", headers=USUAL, preload_content=False, decode_content=False, enforce_content_length=True
+    )
+    try:
+        response = connection.getresponse()
+    except (HTTPException, HTTPError, ConnectionError) as exc:
+        return {"error": (type(exc), str(exc)), "sock": connection.sock is None}
+    names = (
+        "status",
+        "version",
+        "version_string",
+        "reason",
+        "decode_content",
+        "enforce_content_length",
+        "url",
+        "length_remaining",
+    )
+    said = {name: getattr(response, name, None) for name in names}
+    said["kept"] = connection.sock is not None
+    said["headers"] = list(response.headers.iteritems())
+    said["cookies"] = response._original_response.msg.get_all("Set-Cookie")
+    try:
+        said["body"] = response.read()
+    except (HTTPException, HTTPError) as exc:
+        said["body"] = type(exc)
+    said["closed"] = response._original_response.isclosed()
+    return said
+
+
+class TestResponses:
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            OK,
+            OK[:-2],
+            OK[:20],
+            b"",
+            OK.replace(b"Server: x", b"Connection: close"),
+            OK.replace(b"Server: x", b"X: a\r\n b"),
+            OK.replace(b"Server: x", b"X: \xe4"),
+            OK.replace(b"Server: x", b"no header"),
+            OK.replace(b"HTTP/1.1", b"HTTP/1.0"),
+            OK.replace(b"Content-Length: 4", b"Content-Length: 4, 5"),
+            b"HTTP/1.1 204 No Content\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\n\r\nuntil the end",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
+            b"HTTP/1.1 100 Continue\r\n\r\n" + OK,
+            b"nonsense\r\n\r\n",
+        ],
+    )
+    def test_the_same(self, answer: bytes, method: str) -> None:
+        assert told(PlainHTTPConnection, answer, method) == told(HTTPConnection, answer, method)
+
+    def test_one_response_at_a_time(self) -> None:
+        connection = connected(Untouched, Sock(OK + OK))
+        connection.request("GET", "/", headers=USUAL, preload_content=False)
+        response = connection.getresponse()
+        assert not response.isclosed()
+        for headers in (USUAL, {}):
+            with pytest.raises(CannotSendRequest):
+                connection.request("GET", "/", headers=headers)
+
+    def test_one_response_at_a_time_after_one_that_was_urllib3s(self) -> None:
+        connection = connected(PlainHTTPConnection, Sock(OK))
+        connection.request("GET", "/", preload_content=False)
+        response = connection.getresponse()
+        with pytest.raises(CannotSendRequest):
+            connection.request("GET", "/", headers=USUAL)
+        assert response.read() == b"body"
+        connection.request("GET", "/", headers=USUAL)
+
+    def test_closing_ends_what_it_was_about_to_say(self) -> None:
+        sock = Sock(OK)
+        connection = connected(Untouched, sock)
+        connection.request("GET", "/", headers=USUAL, preload_content=False)
+        response = connection.getresponse()
+        connection.close()
+        assert sock.closed and response._original_response.isclosed()
+        assert connection.sock is None
+
+    def test_a_response_to_no_request(self) -> None:
+        with pytest.raises(HTTPException):
+            connected(PlainHTTPConnection, Sock(OK)).getresponse()
+
+
+class TestPlainMessage:
+    HEADERS = (("A", "1"), ("b", "2"), ("a", "3"))
+
+    def message(self) -> PlainMessage:
+        return PlainMessage(list(self.HEADERS))
+
+    def test_answers(self) -> None:
+        message = self.message()
+        assert message.items() == list(self.HEADERS)
+        assert (message["a"], message.get("B"), message.get("c", 7), message.get("c")) == ("1", "2", 7, None)
+        assert (message.get_all("A"), message.get_all("c", []), message.get_all("c")) == (
+            ["1", "3"],
+            [],
+            None,
+        )
+        assert "a" in message and "c" not in message
+
+    @pytest.mark.parametrize("change", ["set", "delete", "raw", "replace"])
+    def test_a_change_counts(self, change: str) -> None:
+        message = self.message()
+        if change == "set":
+            message["C"] = "x"
+            assert message["c"] == "x" and len(message.items()) == 4
+        elif change == "delete":
+            del message["a"]
+            assert message["a"] is None and message.items() == [("b", "2")]
+        elif change == "raw":
+            message.set_raw("C", "x")
+            assert message.get_all("c") == ["x"]
+        else:
+            message.replace_header("a", "x")
+            assert message.get("A") == "x"
