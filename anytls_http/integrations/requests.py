@@ -215,12 +215,8 @@ class _Response(requests.Response):
     @property
     def content(self) -> Any:
         """The whole body, read in large pieces: requests takes 10 KiB at a time, and pays by the piece."""
-        if (
-            self._content is False
-            and not self._content_consumed
-            and self.raw is not None
-            and self.status_code
-        ):
+        is_untouched = getattr(self, "_content", None) is False
+        if is_untouched and not self._content_consumed and self.raw is not None and self.status_code:
             self._content = b"".join(self.iter_content(CONTENT_PIECE))
         return super().content
 
