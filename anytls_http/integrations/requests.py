@@ -215,8 +215,13 @@ class _Response(requests.Response):
     @property
     def content(self) -> Any:
         """The whole body, read in large pieces: requests takes 10 KiB at a time, and pays by the piece."""
-        is_untouched = getattr(self, "_content", None) is False and not getattr(self, "_content_consumed", True)
-        if is_untouched and self.raw is not None and self.status_code:
+        consumed = getattr(self, "_content_consumed", True)
+        if (
+            getattr(self, "_content", None) is False
+            and not consumed
+            and self.raw is not None
+            and self.status_code
+        ):
             self._content = b"".join(self.iter_content(CONTENT_PIECE))
         return super().content
 
