@@ -15,10 +15,7 @@ import time
 from typing import Any
 
 from ._http1_bodies import READ_SIZE, ChunkedBody, MeasuredBody
-from ._http1_heads import PlainRequest, plain_request, plain_response
-
-#: Up to so many bytes a body that is all there leaves together with the head.
-SMALL_BODY = 16 * 1024
+from ._http1_heads import SMALL_BODY, PlainRequest, plain_request, plain_response
 
 
 class HTTP1Connection:

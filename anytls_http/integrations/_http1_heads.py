@@ -30,6 +30,8 @@ _HEADER = re.compile(rb"(" + _TOKEN + rb"):([\t -~]*)\r\n")
 _SPECIAL = re.compile(
     rb"\n((?i:connection|content-length|expect|host|transfer-encoding|upgrade)):[\t ]*([^\r]*)"
 )
+#: Up to so many bytes a body that is all there leaves together with the head, in one packet.
+SMALL_BODY = 16 * 1024
 #: Digits of a length that is surely one.
 MAX_DIGITS = 18
 

@@ -21,11 +21,9 @@ from urllib3.exceptions import HeaderParsingError
 from urllib3.util import SKIP_HEADER
 from urllib3.util.response import assert_header_parsing
 
-from ._http1_heads import PlainRequest, plain_request
+from ._http1_heads import SMALL_BODY, PlainRequest, plain_request
 from ._http_response import PlainMessage, TunnelResponse
 
-#: Up to so many bytes a body leaves together with the head.
-SMALL_BODY = 16 * 1024
 #: The methods whose requests need no length where they have no body.
 BODYLESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 

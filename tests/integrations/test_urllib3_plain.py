@@ -14,8 +14,9 @@ from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError
 from urllib3.util import SKIP_HEADER
 
+from anytls_http.integrations._http1_heads import SMALL_BODY
 from anytls_http.integrations._http_response import PlainMessage
-from anytls_http.integrations._urllib3_plain import SMALL_BODY, PlainHTTPConnection
+from anytls_http.integrations._urllib3_plain import PlainHTTPConnection
 
 USUAL = {"User-Agent": "x/1", "Accept-Encoding": "gzip, deflate", "Accept": "*/*", "Connection": "keep-alive"}
 OK = b"HTTP/1.1 200 OK\r\nServer: x\r\nContent-Length: 4\r\nSet-Cookie: a=b\r\nset-cookie: c=d\r\n\r\nbody"
