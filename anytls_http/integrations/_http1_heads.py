@@ -21,10 +21,19 @@ PLAIN_REQUEST = re.compile(
     + _VALUE
     + rb"\r\n)*\r\n"
 )
-#: A head that h11 would take as it is. Its groups: status, reason, headers.
-PLAIN_RESPONSE = re.compile(
-    rb"HTTP/1\.1 ([2-9][0-9][0-9])(?: ([ -~]*))?\r\n((?:" + _TOKEN + rb":[\t -~]*\r\n)*)\r\n"
-)
+
+
+def response_pattern(condition: bytes = b"") -> re.Pattern[bytes]:
+    """Return the pattern of a plain head; its groups: status, reason, headers.
+
+    ``condition``: a pattern of no width that each header's line must begin with.
+    """
+    line = condition + _TOKEN + rb":[\t -~]*\r\n"
+    return re.compile(rb"HTTP/1\.1 ([2-9][0-9][0-9])(?: ([ -~]*))?\r\n((?:" + line + rb")*)\r\n")
+
+
+#: A head that h11 would take as it is.
+PLAIN_RESPONSE = response_pattern()
 _HEADER = re.compile(rb"(" + _TOKEN + rb"):([\t -~]*)\r\n")
 #: The headers that say what else a message means than itself.
 _SPECIAL = re.compile(

@@ -11,14 +11,11 @@ import re
 from http.client import HTTPMessage, HTTPResponse
 from typing import Any
 
+from ._http1_heads import MAX_DIGITS, response_pattern
+
 #: A head that http.client would neither refuse, nor repair, nor take for a mail of several parts; but for the limits.
-PLAIN_HEAD = re.compile(
-    rb"HTTP/1\.1 ([2-9][0-9][0-9])(?: ([ -~]*))?\r\n"
-    rb"((?:(?!(?i:content-type):[\t ]*(?i:multipart|message))[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~]*\r\n)*)\r\n"
-)
+PLAIN_HEAD = response_pattern(rb"(?!(?i:content-type):[\t ]*(?i:multipart|message))")
 _HEADER = re.compile(r"([^:]+):[\t ]*([^\r]*)\r\n")
-#: Digits of a length that is surely one to ``int``, which has a limit.
-MAX_DIGITS = 18
 #: Fewer headers than http.client ever refuses.
 MANY_HEADERS = 64
 

@@ -3,7 +3,8 @@
 There is no reader thread. A session has at most one open stream, so the thread that calls ``receive``
 reads the TLS connection itself, and the thread that calls ``send`` writes. The parts lie in files of
 their own, each built on the one before: ``session_core.py`` (state, roles, the end),
-``session_writing.py``, ``session_reading.py``; here are the stream's life and the proof of the session's.
+``session_writing.py``, ``session_input.py``, ``session_reading.py``; here are the stream's life and the
+proof of the session's.
 """
 
 from __future__ import annotations

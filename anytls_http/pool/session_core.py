@@ -1,8 +1,8 @@
 """What every part of a session needs: its state, its two roles, how it ends, and what it tells.
 
-Two roles, each a lock: the *reader* waits for ciphertext, decrypts and parses (``session_reading.py``);
-the *writer* makes packets, encrypts and sends (``session_writing.py``; the order of the packets is the
-order of the ciphertext). Whoever polls the descriptor holds the reader's role, so nobody else can drain
+Two roles, each a lock: the *reader* waits for ciphertext, decrypts and parses (``session_input.py``,
+``session_reading.py``); the *writer* makes packets, encrypts and sends (``session_writing.py``; the order of
+the packets is the order of the ciphertext). Whoever polls the descriptor holds the reader's role, so nobody else can drain
 it and leave him asleep. A session is closed by anybody at any time: TCP's shutdown wakes who is inside,
 and the last one out closes the descriptor.
 """

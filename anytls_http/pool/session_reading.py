@@ -1,34 +1,28 @@
-"""The reader's role of a session: ciphertext in, frames parsed, payload straight to who reads the stream."""
+"""The reader's role of a session: what ``session_input.py`` has parsed, straight to who reads the stream."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from anytls_http.errors import AnyTLSError, AnyTLSTimeout, DialError, SessionClosed
-from anytls_http.net.scratch import DECRYPTED, scratch
+from anytls_http.errors import AnyTLSError, AnyTLSTimeout
 from anytls_http.net.tls_engine import END, NEED_INPUT, RECORD_SIZE
 from anytls_http.net.waiting import AT_ONCE, deadline_after, earlier, remaining
 from anytls_http.protocol.frames import HEADER_SIZE
-from anytls_http.protocol.padding import PaddingScheme
-from anytls_http.protocol.session import Event, EventKind
 
-from .events import logger
 from .session_core import OPEN
-from .session_writing import SessionWriting
+from .session_input import SessionInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Bytes that a look without waiting parses at the most, so that endless padding can't hold its caller.
-MAX_LOOK = 256 * 1024
 #: With less than this (bytes) still wanted, what was read is handed out: more would cost a record's leftover.
 MIN_ROOM = RECORD_SIZE // 2
 #: Reads from the connection that one call without waiting makes at the most.
 MAX_FILLS = 16
 
 
-class SessionReading(SessionWriting):
-    """What a session receives."""
+class SessionReading(SessionInput):
+    """What a stream receives."""
 
     __slots__ = ()
 
@@ -199,128 +193,6 @@ class SessionReading(SessionWriting):
         """Whether something has been read from the connection that is not parsed yet."""
         return bool(self._plain) or self._tls.has_input_at_hand
 
-    # -- input and frames ------------------------------------------------------------------------------
-
-    def _wait_for_input(self, deadline: float | None) -> None:
-        self._answer()
-        self._reader_waits = True
-        try:
-            received = self._tls.receive(deadline)
-        finally:
-            self._reader_waits = False
-        if received:
-            self._note_input()
-        elif not self._unusable:  # else it is our own end of the reading; writing goes on
-            self._tls.engine.feed_end()
-
-    def _note_input(self) -> None:
-        now = self._state.clock()
-        if self.heart_sent_at is not None:
-            seconds = now - self.heart_sent_at
-            self.heart_sent_at = None
-            if self.has_stream or self.is_draining:
-                # The answer may have waited for its reader, or be an old stream's rest.
-                self._tell("heartbeat")
-            else:
-                self.round_trip = seconds
-                self.shortest_trip = min(self.shortest_trip, seconds)
-                self._tell("heartbeat", seconds=seconds)
-        self.last_received = now
-
-    def _decrypt(self, wanted: int = 0) -> int:
-        """Decrypt a whole record, and up to ``wanted`` bytes where they are there.
-
-        Returns the count, NEED_INPUT or END. In few large steps, since each call of OpenSSL gives up the GIL.
-        The caller holds the reader's role, and nothing decrypted is left.
-        """
-        buffer = scratch(DECRYPTED)
-        if wanted < len(buffer):
-            buffer = buffer[: max(wanted, RECORD_SIZE)]
-        count = self._tls.engine.decrypt_into(buffer)
-        if count > 0:
-            self._plain = buffer[:count]
-        return count
-
-    def _parse_one(self) -> int:
-        """Decrypt where nothing is left of before, and parse up to the next payload, an event or the end of it.
-
-        Returns the bytes parsed, NEED_INPUT or END. The caller holds the reader's role.
-        """
-        if not self._plain:
-            count = self._decrypt()
-            if count <= 0:
-                return count
-        return self._parse_plain()
-
-    def _parse_plain(self) -> int:
-        """Parse what was decrypted up to the next payload, an event or the end of it; return the bytes parsed."""
-        protocol = self._protocol
-        plain = self._plain
-        size = len(plain)
-        event: Event | None = None
-        acknowledged = protocol.acknowledged
-        while plain and event is None and not protocol.payload_left:
-            if protocol.skip_left:
-                count = min(protocol.skip_left, len(plain))
-                protocol.skip_left -= count
-            else:
-                wanted = protocol.wanted
-                count = min(len(wanted), len(plain))
-                wanted[:count] = plain[:count]
-                event = protocol.filled(count)
-            plain = plain[count:]
-        self._plain = plain
-        if event is not None:
-            self._handle(event)
-        elif (
-            protocol.acknowledged and not acknowledged
-        ):  # by data: a version 1 server has no other word for it
-            self._stream_opened()
-        return size - len(plain)
-
-    def _parse_what_is_there(self) -> bool:
-        """Parse, without waiting, until payload, the stream's end or nothing is left; False at the end of the session.
-
-        The caller holds the reader's role.
-        """
-        protocol = self._protocol
-        budget = MAX_LOOK
-        while not protocol.payload_left and not self._over_or_dead():
-            count = self._parse_one()
-            if count == END:
-                return False
-            if count == NEED_INPUT:
-                if not self._tls.has_arrived():
-                    break
-                received = self._tls.receive(AT_ONCE)
-                if received:
-                    self._note_input()
-                else:
-                    self._tls.engine.feed_end()
-                continue
-            budget -= count
-            if budget <= 0:
-                break
-        if not protocol.stream_id:
-            self.unasked_bytes += MAX_LOOK - budget
-        return True
-
-    def _take_last_frames(self) -> None:
-        """Take in what the server sent before the end: an upload reads nothing, and its write fails first.
-
-        Frames tell that the password was right, and an alert tells why the session ended.
-        """
-        if not self._reader.acquire(blocking=False):
-            return  # there is a reader, maybe this very thread
-        try:
-            self._parse_what_is_there()
-        except DialError as exc:
-            self.error = exc
-        except AnyTLSError:
-            pass  # the end, once more
-        finally:
-            self._leave_reading()
-
     # -- without waiting -------------------------------------------------------------------------------
 
     def look(self, stream_id: int | None = None) -> bool:
@@ -379,39 +251,3 @@ class SessionReading(SessionWriting):
             and not self._tls.has_unsent
             and not self._tls.has_arrived()
         )
-
-    # -- what frames mean for the client ---------------------------------------------------------------
-
-    def _stream_opened(self) -> None:
-        self._tell("stream_opened", target=self.target)
-        if self._state.refill.failures:
-            self._state.note_success(self.whole)
-
-    def _handle(self, event: Event) -> None:
-        state = self._state
-        state.frame_received = True
-        kind = event.kind
-        if kind is EventKind.OPENED:
-            self._stream_opened()
-        elif kind is EventKind.REFUSED:
-            self._tell("stream_failed", target=self.target, detail=event.text)
-        elif kind is EventKind.HEART_RESPONSE:
-            self.heartbeats_answered += 1
-        elif kind is EventKind.SERVER_SETTINGS:
-            state.server_version = self._protocol.peer_version
-        elif kind is EventKind.PADDING_SCHEME:
-            self._update_scheme(event.data)
-        elif kind is EventKind.ALERT:
-            logger.warning("[%s] alert from the server: %s", state.name, event.text)
-            self._tell("alert", detail=event.text)
-            self.close("alert", SessionClosed(f"the server ended the session: {event.text}"))
-
-    def _update_scheme(self, raw: bytes) -> None:
-        try:
-            scheme = PaddingScheme.parse(raw)
-        except ValueError as exc:
-            logger.warning("[%s] the server sent an unusable padding scheme: %s", self._state.name, exc)
-            return
-        self._state.scheme = scheme
-        logger.debug("[%s] padding scheme updated: %s", self._state.name, scheme.md5)
-        self._tell("padding_updated", detail=scheme.md5)

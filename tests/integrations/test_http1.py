@@ -27,18 +27,6 @@ HOST = (b"Host", b"www.test")
 TIMEOUTS = {"connect": 1.0, "read": 2.0, "write": 3.0}
 
 
-@pytest.fixture(autouse=True)
-def untraced() -> Iterator[None]:
-    """Where httpcore's steps are logged, as pytest's log_level would have it, all exchanges are httpcore's."""
-    loggers = [logging.getLogger(name) for name in NAMES]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.INFO)
-    yield
-    for logger, level in zip(loggers, before, strict=True):
-        logger.setLevel(level)
-
-
 class Stream:
     """A network stream, with what is to come over it: ``pieces``, one a read, and then the end if it ``ends``.
 
@@ -902,12 +890,14 @@ class TestInFewSteps:
         stream.pieces.append(NO_CONTENT)
         assert connection.handle_request(make_request(core)).status == 204
 
-    def test_it_is_httpcore_where_its_steps_are_logged(self, core: Any) -> None:
+    def test_it_is_httpcore_where_its_steps_are_logged(
+        self, core: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
         connection, stream = connected(core, NO_CONTENT)
         connection.handle_request(make_request(core)).stream.close()
-        logging.getLogger(core.__name__).setLevel(logging.DEBUG)
         stream.pieces.append(NO_CONTENT)
-        assert type(connection.handle_request(make_request(core))) is core.Response
+        with caplog.at_level(logging.DEBUG, logger=core.__name__):
+            assert type(connection.handle_request(make_request(core))) is core.Response
 
     @pytest.mark.parametrize(
         ("content", "writes"),
