@@ -2,8 +2,8 @@
 
 Two roles, each a lock: the *reader* waits for ciphertext, decrypts and parses (``session_input.py``,
 ``session_reading.py``); the *writer* makes packets, encrypts and sends (``session_writing.py``; the order of
-the packets is the order of the ciphertext). Whoever polls the descriptor holds the reader's role, so nobody else can drain
-it and leave him asleep. A session is closed by anybody at any time: TCP's shutdown wakes who is inside,
+the packets is the order of the ciphertext). Whoever polls the descriptor holds the reader's role, so nobody
+else can drain it and leave him asleep. A session is closed by anybody at any time: TCP's shutdown wakes who is inside,
 and the last one out closes the descriptor.
 """
 
