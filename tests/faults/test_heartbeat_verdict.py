@@ -12,6 +12,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import pytest
@@ -26,8 +27,18 @@ from tests.support.timing import wait_until
 
 pytestmark = pytest.mark.usefixtures("quick")
 
-#: Bytes of an upload, and of a download: far more than all buffers on the way hold.
-LARGE = 24_000_000
+
+def larger_than_buffers() -> int:
+    """Return how many bytes more than fill two connections: the kernel lets its buffers grow, to 33 MB each on some."""
+    size = 24_000_000
+    for name in ("tcp_wmem", "tcp_rmem"):
+        with contextlib.suppress(OSError):
+            size += 2 * int(Path("/proc/sys/net/ipv4", name).read_text().split()[2])
+    return size
+
+
+#: Bytes of an upload, and of a download: more than all buffers on the way hold.
+LARGE = larger_than_buffers()
 
 
 def body() -> bytes:
