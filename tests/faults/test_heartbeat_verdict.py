@@ -12,7 +12,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 import pytest
@@ -21,6 +20,7 @@ from anytls_http import AnyTLSClient
 from anytls_http.pool import rules
 from tests.faults.servers import Embedded, Server
 from tests.sockets.targets import Background, Target, read_exactly
+from tests.support.buffers import OVERFLOW
 from tests.support.relay import Relay
 from tests.support.reliability import Ended
 from tests.support.timing import wait_until
@@ -28,21 +28,8 @@ from tests.support.timing import wait_until
 pytestmark = pytest.mark.usefixtures("quick")
 
 
-def larger_than_buffers() -> int:
-    """Return how many bytes more than fill two connections: the kernel lets its buffers grow, to 33 MB each on some."""
-    size = 24_000_000
-    for name in ("tcp_wmem", "tcp_rmem"):
-        with contextlib.suppress(OSError):
-            size += 2 * int(Path("/proc/sys/net/ipv4", name).read_text().split()[2])
-    return size
-
-
-#: Bytes of an upload, and of a download: more than all buffers on the way hold.
-LARGE = larger_than_buffers()
-
-
 def body() -> bytes:
-    return hashlib.shake_128(b"body").digest(LARGE)
+    return hashlib.shake_128(b"body").digest(OVERFLOW)
 
 
 class SlowTarget:
@@ -103,7 +90,7 @@ def a_blocked_upload(client: AnyTLSClient, times: Times) -> str:
         far.settimeout(20)
         time.sleep(times.mute)
         assert sending.running
-        received = read_exactly(far, LARGE)
+        received = read_exactly(far, OVERFLOW)
         sending.result(20)
         assert hashlib.sha256(received).digest() == hashlib.sha256(data).digest()
         far.sendall(b"thanks")
@@ -134,7 +121,7 @@ def a_paused_reader(client: AnyTLSClient, times: Times) -> str:
         sending = Background(far.sendall, data)
         assert sock.recv(1) == data[:1]
         time.sleep(times.mute)
-        received = data[:1] + read_exactly(sock, LARGE - 1)
+        received = data[:1] + read_exactly(sock, OVERFLOW - 1)
         sending.result(20)
         assert hashlib.sha256(received).digest() == hashlib.sha256(data).digest()
     return f"paused for {times.mute:.1f} s; nothing is killed, all bytes arrive"
@@ -189,13 +176,13 @@ def test_nothing_is_asked_while_data_lies_unread(ended: Ended) -> None:
             sock.sendall(b"give")
             far = target.accept()
             assert read_exactly(far, 4) == b"give"
-            sending = Background(far.sendall, bytes(LARGE))
+            sending = Background(far.sendall, bytes(OVERFLOW))
             assert sock.recv(1) == b"\0"
             time.sleep(0.3)  # everything on the way is full
             before = server.heartbeats_received
             time.sleep(0.5)
             assert server.heartbeats_received == before
-            read_exactly(sock, LARGE - 1)
+            read_exactly(sock, OVERFLOW - 1)
             sending.result(10)
             wait_until(lambda: server.heartbeats_received > before)
         unharmed(client)

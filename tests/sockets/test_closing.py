@@ -20,6 +20,7 @@ from anytls_http import AnyTLSClient, ClientClosed, SessionClosed
 from anytls_http.testing import AnyTLSServer, Site
 from anytls_http.testing.site import GREETING
 from tests.sockets.targets import Background, FullBacklog, Target, get
+from tests.support.buffers import OVERFLOW
 from tests.support.timing import takes, wait_until
 
 
@@ -41,7 +42,7 @@ class TestCloseOfTheClient:
         sock = client.create_connection(target.address, timeout=None)
         sock.sendall(b"x")
         target.accept()
-        writer = Background(sock.sendall, bytes(50 << 20))
+        writer = Background(sock.sendall, bytes(OVERFLOW))
         time.sleep(0.2)
         assert writer.running
         with takes(0, 0.5):
@@ -60,7 +61,7 @@ class TestCloseOfTheClient:
         opening = Background(client.create_connection, target.address, timeout=None, wait_open=True)
         server.wait_for(lambda: server.streams_opened == 2)
         reader = Background(sock.recv, 1)
-        writer = Background(sock.sendall, bytes(50 << 20))
+        writer = Background(sock.sendall, bytes(OVERFLOW))
         time.sleep(0.1)
         with takes(0, 0.5):
             client.close()
@@ -120,7 +121,7 @@ class TestCloseOfASocket:
         sock.sendall(b"x")
         target.accept()
         reader = Background(sock.recv, 1)
-        writer = Background(sock.sendall, bytes(50 << 20))
+        writer = Background(sock.sendall, bytes(OVERFLOW))
         time.sleep(0.1)
         assert reader.running
         assert writer.running

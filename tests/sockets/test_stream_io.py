@@ -19,6 +19,7 @@ from anytls_http.pool.session_writing import WRITE_SIZE
 from anytls_http.protocol.frames import Command, encode_frame
 from anytls_http.testing import AnyTLSServer
 from tests.sockets.targets import Background, Target, read_all, read_exactly
+from tests.support.buffers import OVERFLOW
 from tests.support.timing import takes, wait_until
 
 Pair = tuple[AnyTLSSocket, socket.socket]
@@ -260,7 +261,7 @@ class TestTimeouts:
 
         drain = Background(drain_slowly)
         with takes(0.3), pytest.raises(TimeoutError):
-            sock.sendall(bytes(50 << 20))
+            sock.sendall(bytes(OVERFLOW))
         sock.close()
         far.shutdown(socket.SHUT_RDWR)
         drain.error()
@@ -269,7 +270,7 @@ class TestTimeouts:
         sock, _ = pair
         sock.settimeout(0.1)
         with pytest.raises(TimeoutError):
-            sock.sendall(bytes(50 << 20))
+            sock.sendall(bytes(OVERFLOW))
         with pytest.raises(OSError):
             sock.sendall(b"the peer would take this for the rest of a frame")
         sock.close()
@@ -291,13 +292,13 @@ class TestTimeouts:
         sock._write(bytes(size), stall=2.0)
         assert drain.result() == size
         with takes(0.2, 2), pytest.raises(AnyTLSTimeout):
-            sock._write(bytes(50 << 20), stall=0.2)
+            sock._write(bytes(OVERFLOW), stall=0.2)
 
     def test_a_second_reader_and_a_second_writer(self, pair: Pair) -> None:
         sock, far = pair
         first = Background(sock.recv, 1)
         wait_until(lambda: sock._session._reader_waits)
-        second = Background(sock.sendall, bytes(20 << 20))
+        second = Background(sock.sendall, bytes(OVERFLOW))
         time.sleep(0.1)
         sock.settimeout(0.1)
         with takes(0.1), pytest.raises(AnyTLSTimeout, match="another thread"):
@@ -310,9 +311,9 @@ class TestTimeouts:
         far.sendall(b"1")
         assert first.result() == b"1"
         assert second.running
-        drain = Background(read_exactly, far, 20 << 20)
+        drain = Background(read_exactly, far, OVERFLOW)
         second.result()
-        assert len(drain.result()) == 20 << 20
+        assert len(drain.result()) == OVERFLOW
 
     def test_never_blocks_with_zero(self, pair: Pair) -> None:
         sock, far = pair

@@ -32,6 +32,7 @@ from anytls_http.testing import AnyTLSServer, Site, make_certificate
 from anytls_http.testing.site import GREETING, body_bytes
 from anytls_http.tls_context import TunnelSSLContext
 from tests.sockets.targets import Background, Target, get, read_exactly
+from tests.support.buffers import OVERFLOW
 from tests.support.timing import takes, wait_until
 
 CERTIFICATE = make_certificate("target.test", "localhost", "127.0.0.1")
@@ -146,7 +147,7 @@ class TestStream:
         sock, _ = pair
         sock.settimeout(0.15)
         with takes(0.15), pytest.raises(AnyTLSTimeout):
-            sock.sendall(bytes(50 << 20))
+            sock.sendall(bytes(OVERFLOW))
 
     def test_a_reader_and_a_writer_at_once(self, pair: Pair) -> None:
         sock, far = pair
