@@ -21,41 +21,39 @@ MANY_HEADERS = 64
 
 
 class PlainMessage(HTTPMessage):
-    """Headers that are plain text: until somebody changes them, answers need no policy of mails."""
+    """Headers that are plain text: until somebody wants more of them, no mail is made that has a policy."""
 
     def __init__(self, headers: list[tuple[str, str]]) -> None:
-        super().__init__()
-        for name, value in headers:
-            super().set_raw(name, value)
+        #: In their order; None once they are the mail's.
+        self._plain_items: list[tuple[str, str]] | None = headers
         #: The first value of each name.
-        self._plain: dict[str, str] | None = {name.lower(): value for name, value in reversed(headers)}
+        self._plain = {name.lower(): value for name, value in reversed(headers)}
+
+    def __getattr__(self, name: str) -> Any:
+        """Become the mail that http.client would have made: it is asked for its own state, which isn't there yet."""
+        headers = self.__dict__.get("_plain_items")
+        if headers is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        mail = HTTPMessage()
+        for header, value in headers:
+            mail.set_raw(header, value)
+        mail.set_payload("")
+        self.__dict__.update(mail.__dict__)  # at once: another thread may ask too
+        self._plain_items = None
+        return getattr(self, name)
 
     def get(self, name: str, failobj: Any = None) -> Any:
-        return super().get(name, failobj) if self._plain is None else self._plain.get(name.lower(), failobj)
+        if self._plain_items is None:
+            return super().get(name, failobj)
+        return self._plain.get(name.lower(), failobj)
 
     def get_all(self, name: str, failobj: Any = None) -> Any:
-        if self._plain is not None and name.lower() not in self._plain:
+        if self._plain_items is not None and name.lower() not in self._plain:
             return failobj
         return super().get_all(name, failobj)
 
     def items(self) -> Any:
-        return super().items() if self._plain is None else list(self.raw_items())
-
-    def set_raw(self, name: str, value: Any) -> None:
-        self._plain = None
-        super().set_raw(name, value)
-
-    def replace_header(self, _name: str, _value: Any) -> None:
-        self._plain = None
-        super().replace_header(_name, _value)
-
-    def __setitem__(self, name: str, val: Any) -> None:
-        self._plain = None
-        super().__setitem__(name, val)
-
-    def __delitem__(self, name: str) -> None:
-        self._plain = None
-        super().__delitem__(name)
+        return super().items() if self._plain_items is None else list(self._plain_items)
 
 
 class TunnelResponse(HTTPResponse):
@@ -76,7 +74,6 @@ class TunnelResponse(HTTPResponse):
         if len(headers) > MANY_HEADERS:
             return False
         message = PlainMessage(headers)
-        message.set_payload("")
         length = message.get("content-length")
         if length and not (length.isdecimal() and len(length) <= MAX_DIGITS):
             return False

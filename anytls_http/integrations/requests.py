@@ -39,7 +39,7 @@ from ._urllib3 import MAX_REMEMBERED, FinalError, TunnelPoolManager
 __all__ = ["AnyTLSAdapter", "BodyBroken", "BodyTimeout", "requests_session"]
 
 
-#: Bytes of a response's content that are asked for at once.
+#: Bytes of a response's content that are asked for at once: all of it where that isn't more.
 CONTENT_PIECE = 1024 * 1024
 
 
@@ -222,7 +222,9 @@ class _Response(requests.Response):
             and self.raw is not None
             and self.status_code
         ):
-            self._content = b"".join(self.iter_content(CONTENT_PIECE))
+            left = getattr(self.raw, "length_remaining", None)
+            is_small = left is not None and left <= CONTENT_PIECE
+            self._content = b"".join(self.iter_content(None if is_small else CONTENT_PIECE))
         return super().content
 
     def iter_content(self, chunk_size: int | None = 1, decode_unicode: bool = False) -> Iterator[Any]:

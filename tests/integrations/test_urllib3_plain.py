@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import pickle
 from collections.abc import Iterator
-from http.client import CannotSendRequest, HTTPException
+from http.client import CannotSendRequest, HTTPException, HTTPMessage
 from typing import Any
 
 import pytest
@@ -271,6 +273,18 @@ class TestPlainMessage:
             None,
         )
         assert "a" in message and "c" not in message
+
+    def test_it_is_a_mail_for_whoever_wants_one(self) -> None:
+        mail = HTTPMessage()
+        for header in self.HEADERS:
+            mail.set_raw(*header)
+        mail.set_payload("")
+        message = self.message()
+        copied = [copy.copy(message), copy.deepcopy(message), pickle.loads(pickle.dumps(message))]
+        for told in (message, *copied):
+            assert not hasattr(told, "nothing")
+            assert str(told) == str(mail) and told.items() == mail.items() and told.keys() == mail.keys()
+            assert told.get_content_type() == mail.get_content_type() and len(told) == 3 and "B" in told
 
     @pytest.mark.parametrize("change", ["set", "delete", "raw", "replace"])
     def test_a_change_counts(self, change: str) -> None:
