@@ -25,13 +25,13 @@ class PlainMessage(HTTPMessage):
 
     def __init__(self, headers: list[tuple[str, str]]) -> None:
         #: In their order; None once they are the mail's.
-        self._plain_items: list[tuple[str, str]] | None = headers
+        self.plain_items: list[tuple[str, str]] | None = headers
         #: The first value of each name.
-        self._plain = {name.lower(): value for name, value in reversed(headers)}
+        self.plain = {name.lower(): value for name, value in reversed(headers)}
 
     def __getattr__(self, name: str) -> Any:
         """Become the mail that http.client would have made: it is asked for its own state, which isn't there yet."""
-        headers = self.__dict__.get("_plain_items")
+        headers = self.__dict__.get("plain_items")
         if headers is None:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         mail = HTTPMessage()
@@ -39,21 +39,21 @@ class PlainMessage(HTTPMessage):
             mail.set_raw(header, value)
         mail.set_payload("")
         self.__dict__.update(mail.__dict__)  # at once: another thread may ask too
-        self._plain_items = None
+        self.plain_items = None
         return getattr(self, name)
 
     def get(self, name: str, failobj: Any = None) -> Any:
-        if self._plain_items is None:
+        if self.plain_items is None:
             return super().get(name, failobj)
-        return self._plain.get(name.lower(), failobj)
+        return self.plain.get(name.lower(), failobj)
 
     def get_all(self, name: str, failobj: Any = None) -> Any:
-        if self._plain_items is not None and name.lower() not in self._plain:
+        if self.plain_items is not None and name.lower() not in self.plain:
             return failobj
         return super().get_all(name, failobj)
 
     def items(self) -> Any:
-        return super().items() if self._plain_items is None else list(self._plain_items)
+        return super().items() if self.plain_items is None else list(self.plain_items)
 
 
 class TunnelResponse(HTTPResponse):

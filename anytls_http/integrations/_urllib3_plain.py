@@ -23,6 +23,7 @@ from urllib3.util.response import assert_header_parsing
 
 from ._http1_heads import SMALL_BODY, PlainRequest, plain_request
 from ._http_response import PlainMessage, TunnelResponse
+from ._urllib3_headers import PlainHeaders
 
 #: The methods whose requests need no length where they have no body.
 BODYLESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
@@ -135,7 +136,7 @@ class PlainHTTPConnection(HTTPConnection):
         more = {"version_string": "HTTP/1.1", "sock_shutdown": sock.shutdown}
         return HTTPResponse(
             body=original,
-            headers=HTTPHeaderDict(_items_of(original.msg, asked.url)),
+            headers=_headers_of(original.msg, asked.url),
             status=original.status,
             version=original.version,
             reason=original.reason,
@@ -159,14 +160,16 @@ class PlainHTTPConnection(HTTPConnection):
                 previous.close()
 
 
-def _items_of(message: Any, url: str) -> Any:
+def _headers_of(message: Any, url: str) -> HTTPHeaderDict:
     """Return the headers for urllib3, which has its say on those that aren't plain."""
-    if not isinstance(message, PlainMessage):
-        try:
-            assert_header_parsing(message)
-        except (HeaderParsingError, TypeError) as exc:
-            logger.warning("the headers of the response to %s could not all be read: %s", url, exc)
-        normalized = getattr(urllib3.connection, "_normalize_header_values", None)  # of folded lines
-        if normalized is not None:
-            return normalized(message)
-    return message.items()
+    if isinstance(message, PlainMessage):
+        items = message.plain_items
+        if items is not None and len(items) == len(message.plain):
+            return PlainHeaders.of_plain(items, message.plain)
+        return HTTPHeaderDict(message.items())
+    try:
+        assert_header_parsing(message)
+    except (HeaderParsingError, TypeError) as exc:
+        logger.warning("the headers of the response to %s could not all be read: %s", url, exc)
+    normalized = getattr(urllib3.connection, "_normalize_header_values", None)  # of folded lines
+    return HTTPHeaderDict(message.items() if normalized is None else normalized(message))
