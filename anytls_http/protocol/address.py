@@ -5,6 +5,7 @@ Names are sent as names: the server resolves them.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 
@@ -33,6 +34,7 @@ def encode_address(host: str, port: int) -> bytes:
     return _encode_host(host) + port.to_bytes(2, "big")
 
 
+@functools.lru_cache(maxsize=1024)  # new connections go to the same few targets
 def _encode_host(host: str) -> bytes:
     if ":" in host or host.startswith("["):
         return bytes((_IPV6,)) + _ipv6(host)
