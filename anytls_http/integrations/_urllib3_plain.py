@@ -33,6 +33,20 @@ logger = logging.getLogger("anytls_http.integrations")
 _TAKEN = frozenset(inspect.signature(HTTPResponse).parameters)  # more with each version of urllib3
 
 
+class PlainHTTPResponse(HTTPResponse):
+    """urllib3's response, whose body doesn't pass through the buffer of a decoder where there is nothing to decode."""
+
+    _is_encoded: bool | None = None  # not known yet
+
+    def read(
+        self, amt: int | None = None, decode_content: bool | None = None, cache_content: bool = False
+    ) -> bytes:
+        """Read up to ``amt`` bytes of the body; arguments as ``HTTPResponse.read``."""
+        if self._is_encoded is None:
+            self._is_encoded = self.headers.get("content-encoding") is not None
+        return super().read(amt, decode_content if self._is_encoded else False, cache_content)
+
+
 class _Asked(NamedTuple):
     """The request that awaits its response."""
 
@@ -134,7 +148,7 @@ class PlainHTTPConnection(HTTPConnection):
             original.close()
             raise
         more = {"version_string": "HTTP/1.1", "sock_shutdown": sock.shutdown}
-        return HTTPResponse(
+        return PlainHTTPResponse(
             body=original,
             headers=_headers_of(original.msg, asked.url),
             status=original.status,

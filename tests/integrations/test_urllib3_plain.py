@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import io
 import pickle
 from collections.abc import Iterator
@@ -224,6 +225,45 @@ class TestResponses:
     )
     def test_the_same(self, answer: bytes, method: str) -> None:
         assert told(PlainHTTPConnection, answer, method) == told(HTTPConnection, answer, method)
+
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from(["read", "read1", "stream", "data", "readinto", "drain_conn"]),
+                st.sampled_from([None, -1, 0, 1, 3, 100]),
+                st.sampled_from([None, False, True]),
+            ),
+            max_size=6,
+        ),
+        st.sampled_from([b"", b"Content-Encoding: gzip\r\n", b"Content-Encoding: identity\r\n"]),
+        st.booleans(),
+    )
+    def test_any_reads(self, reads: list[tuple[str, Any, Any]], encoding: bytes, is_whole: bool) -> None:
+        body = gzip.compress(b"the body of it", mtime=0) if b"gzip" in encoding else b"the body of it"
+        length = len(body) + (0 if is_whole else 3)
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n%s\r\n%s" % (length, encoding, body)
+
+        def outcomes(kind: type[HTTPConnection]) -> Iterator[Any]:
+            connection = connected(kind, Sock(answer))
+            connection.request("GET", "/x", headers=USUAL, preload_content=False)
+            response = connection.getresponse()
+            for act, size, decodes in reads:
+                try:
+                    if act == "data":
+                        yield response.data
+                    elif act == "drain_conn":
+                        response.drain_conn()
+                    elif act == "readinto":
+                        buffer = bytearray(size if size and size > 0 else 2)
+                        yield response.readinto(buffer), bytes(buffer)
+                    else:
+                        told = getattr(response, act)(size, decodes)
+                        yield list(told) if act == "stream" else told
+                except (HTTPException, HTTPError, RuntimeError) as exc:
+                    yield type(exc)
+                yield response.tell(), response.length_remaining, response.isclosed(), response.closed
+
+        assert list(outcomes(PlainHTTPConnection)) == list(outcomes(HTTPConnection))
 
     def test_one_response_at_a_time(self) -> None:
         connection = connected(Untouched, Sock(OK + OK))
