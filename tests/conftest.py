@@ -20,8 +20,9 @@ __all__ = ["ended"]
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
-# All is logged in tests, but for the steps of httpcore: who wants to see those gets no plain exchanges (_http1.py).
-for _name in ("httpcore", "httpcore2"):
+# All is logged in tests, but for the steps of httpcore and urllib3: who wants to see those gets no short cuts
+# (_http1.py, _urllib3_pool.py).
+for _name in ("httpcore", "httpcore2", "urllib3.connectionpool"):
     logging.getLogger(_name).setLevel(logging.INFO)
 
 _FAILED = pytest.StashKey[bool]()

@@ -1,4 +1,4 @@
-"""urllib3's connections and pools over the tunnel; ``requests.py`` puts them under an adapter.
+"""urllib3's connections over the tunnel; ``_urllib3_pool.py`` has their pools, ``requests.py`` the adapter above.
 
 urllib3 keeps its own logic of pools, retries and certificates. What is ours is where a connection comes
 from, how TLS is put on it, whether a kept-alive one still lives, and which of urllib3's exceptions an
@@ -18,16 +18,13 @@ stream, which has delivered nothing, unless its body can't be sent again: then i
 
 from __future__ import annotations
 
-import functools
 import ssl
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from urllib3.connection import HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
-from urllib3.poolmanager import PoolManager
 
 from anytls_http.client import AnyTLSClient
 from anytls_http.errors import (
@@ -40,18 +37,10 @@ from anytls_http.errors import (
     StreamRefused,
 )
 from anytls_http.net.waiting import deadline_after
-from anytls_http.sockets.tls import TLS_WRITE_SIZE
 
 from ._urllib3_plain import PlainHTTPConnection
 from ._urllib3_tls import TunnelContext, TunnelContexts
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from urllib3.poolmanager import PoolKey
-
-#: Most targets of which the way to the pool is remembered.
-MAX_REMEMBERED = 1024
 #: Errors that the next try would only meet again.
 POINTLESS_TO_RETRY = (AuthenticationError, CertificateError, ClientClosed)
 
@@ -182,55 +171,3 @@ class TunnelHTTPSConnection(TunnelHTTPConnection, HTTPSConnection):
             self._raise_connect_error(exc)
         finally:
             self.ssl_context = given
-
-
-class TunnelHTTPConnectionPool(HTTPConnectionPool):
-    """urllib3's pool of connections to one http target, made in the tunnel."""
-
-    ConnectionCls = TunnelHTTPConnection
-
-
-class TunnelHTTPSConnectionPool(HTTPSConnectionPool):
-    """urllib3's pool of connections to one https target, made in the tunnel."""
-
-    ConnectionCls = TunnelHTTPSConnection
-
-
-class TunnelPoolManager(PoolManager):
-    """urllib3's pools, all over ``tunnel``; shared with nobody."""
-
-    def __init__(self, tunnel: AnyTLSClient, num_pools: int, **connection_pool_kw: Any) -> None:
-        # urllib3 reads a file that it sends in blocks of 16 KiB, each of which would be a packet of its own.
-        connection_pool_kw.setdefault("blocksize", TLS_WRITE_SIZE)
-        super().__init__(num_pools, **connection_pool_kw)
-        classes: dict[str, Any] = {
-            "http": functools.partial(TunnelHTTPConnectionPool, tunnel=tunnel),
-            "https": functools.partial(TunnelHTTPSConnectionPool, tunnel=tunnel, contexts=TunnelContexts()),
-        }
-        self.pool_classes_by_scheme = classes
-        keys: Any = {scheme: _remembered(key_of) for scheme, key_of in self.key_fn_by_scheme.items()}
-        self.key_fn_by_scheme = keys
-
-    def clear(self) -> None:
-        """Close all pools: urllib3 itself leaves that to their finalizers, which any kept exception puts off."""
-        for key in self.pools.keys():  # noqa: SIM118 - it refuses to be iterated over
-            pool = self.pools.get(key)
-            if pool is not None:
-                pool.close()
-        super().clear()
-
-
-def _remembered(key_of: Callable[[dict[str, Any]], PoolKey]) -> Callable[[dict[str, Any]], PoolKey]:
-    """Return ``key_of``, which urllib3 asks for the pool of each request, with a memory of what it has said."""
-
-    @functools.lru_cache(maxsize=MAX_REMEMBERED)
-    def remembered(settings: tuple[tuple[str, Any], ...]) -> PoolKey:
-        return key_of(dict(settings))
-
-    def key(context: dict[str, Any]) -> PoolKey:
-        try:
-            return remembered(tuple(context.items()))
-        except TypeError:  # a setting that can't be hashed
-            return key_of(context)
-
-    return key

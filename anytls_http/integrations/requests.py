@@ -34,7 +34,8 @@ from anytls_http.client import AnyTLSClient
 from anytls_http.config import AnyTLSOutbound, coerce_outbound
 from anytls_http.errors import AnyTLSError, AuthenticationError, CertificateError
 
-from ._urllib3 import MAX_REMEMBERED, FinalError, TunnelPoolManager
+from ._urllib3 import FinalError
+from ._urllib3_pool import MAX_REMEMBERED, TunnelPoolManager
 
 __all__ = ["AnyTLSAdapter", "BodyBroken", "BodyTimeout", "requests_session"]
 

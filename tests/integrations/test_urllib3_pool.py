@@ -1,0 +1,227 @@
+"""A pool that makes the only try itself: what it returns and raises is what urllib3's own ``urlopen`` does."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import ssl
+from collections.abc import Callable
+from http.client import BadStatusLine
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import (
+    ClosedPoolError,
+    ConnectTimeoutError,
+    EmptyPoolError,
+    LocationParseError,
+    NewConnectionError,
+    ProtocolError,
+    ReadTimeoutError,
+)
+from urllib3.util import Retry, Timeout
+from urllib3.util.ssl_match_hostname import CertificateError
+
+from anytls_http.errors import AuthenticationError
+from anytls_http.integrations._urllib3 import FinalError
+from anytls_http.integrations._urllib3_pool import OneTryPool
+
+#: What requests asks for.
+AS_REQUESTS: dict[str, Any] = {
+    "redirect": False,
+    "assert_same_host": False,
+    "preload_content": False,
+    "decode_content": False,
+    "chunked": False,
+}
+
+
+class Connection:
+    """A connection that keeps what is asked of it, and raises what it is told to."""
+
+    host = "target.test"
+    proxy = None
+    proxy_is_verified = None
+
+    def __init__(
+        self, errors: dict[str, BaseException], is_closed: bool = False, is_verified: bool = True
+    ) -> None:
+        self.errors = errors
+        self.is_closed = is_closed
+        self.is_verified = is_verified
+        self.asked: list[Any] = []
+        self.timeout: Any = None
+
+    @property
+    def is_connected(self) -> bool:
+        return not self.is_closed
+
+    def connect(self) -> None:
+        self._raise("connect")
+        self.is_closed = False
+
+    def request(
+        self, *args: Any, chunked: bool = False, enforce_content_length: bool = True, **kwargs: Any
+    ) -> None:
+        assert not chunked and enforce_content_length
+        self.asked.append((args, {**kwargs, "headers": dict(kwargs["headers"])}, self.timeout))
+        self._raise("request")
+
+    def getresponse(self) -> Any:
+        self.asked.append(self.timeout)
+        self._raise("getresponse")
+        return Response()
+
+    def _raise(self, step: str) -> None:
+        if step in self.errors:
+            raise self.errors[step]
+
+    def close(self) -> None:
+        self.is_closed = True
+        if self.asked[-1:] != ["closed"]:
+            self.asked.append("closed")
+
+
+class Response:
+    status = 503
+    headers: ClassVar = {"Retry-After": "1"}
+    version_string = "HTTP/1.1"
+    length_remaining = 0
+    _connection: Any = None
+    _pool: Any = None
+    retries: Any = None
+
+
+class HTTPSPool(OneTryPool, HTTPSConnectionPool):
+    pass
+
+
+def pool_of(connection: Connection | None, scheme: str = "http", **options: Any) -> Any:
+    pool = (HTTPSPool if scheme == "https" else OneTryPool)("target.test", **options)
+    if connection is not None:
+        pool.pool.get()
+        pool.pool.put(connection)
+    pool.ConnectionCls = lambda **kwargs: pytest.fail("a new connection")  # type: ignore[assignment]
+    return pool
+
+
+def outcome(urlopen: Callable[..., Any], connection: Connection, scheme: str = "http", **options: Any) -> Any:
+    pool = pool_of(connection, scheme, maxsize=2)
+    arguments = {
+        "retries": Retry(0, read=False),
+        "timeout": Timeout(connect=3, read=4),
+        **AS_REQUESTS,
+        **options,
+    }
+    arguments["headers"] = {"A": "b"}
+    told: Any
+    try:
+        response = urlopen(pool, "GET", arguments.pop("url", "/"), **arguments)
+        told = response._connection is connection, response._pool is pool, response.retries is not None
+    except BaseException as exc:
+        cause = exc.__cause__
+        told = (
+            type(exc),
+            str(exc),
+            type(cause),
+            str(cause),
+            repr(getattr(exc, "reason", None)),
+            type(exc.__context__),
+        )
+    left = [entry if entry is None else "connection" for entry in pool.pool.queue]
+    return told, left, pool.num_requests, connection.asked
+
+
+ERRORS: list[Callable[[], BaseException]] = [
+    lambda: BrokenPipeError(errno.EPIPE, "gone"),
+    lambda: ConnectionResetError(errno.ECONNRESET, "reset"),
+    lambda: OSError(errno.EPROTOTYPE, "odd"),
+    lambda: OSError("no number"),
+    lambda: BlockingIOError(errno.EAGAIN, "not yet"),
+    lambda: TimeoutError("late"),
+    lambda: ssl.SSLError(1, "tls"),
+    lambda: CertificateError("name"),
+    lambda: BadStatusLine("x"),
+    lambda: ProtocolError("x"),
+    lambda: NewConnectionError(None, "x"),  # type: ignore[arg-type]
+    lambda: ConnectTimeoutError(None, "x"),
+    lambda: ReadTimeoutError(None, "/", "x"),  # type: ignore[arg-type]
+    lambda: LocationParseError("x"),
+    lambda: FinalError(AuthenticationError("password")),
+    lambda: ValueError("x"),
+    lambda: KeyboardInterrupt(),
+]
+
+
+class TestTheSame:
+    @pytest.mark.parametrize("retries", [(0, False), (0, None), (False, False), (0, 3)])
+    @pytest.mark.parametrize("step", ["request", "getresponse"])
+    @pytest.mark.parametrize("error", ERRORS)
+    def test_errors(self, error: Callable[[], BaseException], step: str, retries: tuple[Any, Any]) -> None:
+        what = error()
+
+        def run(urlopen: Callable[..., Any]) -> Any:
+            what.__cause__ = what.__context__ = what.__traceback__ = None
+            return outcome(urlopen, Connection({step: what}), retries=Retry(retries[0], read=retries[1]))
+
+        assert run(OneTryPool.urlopen) == run(HTTPConnectionPool.urlopen)
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"url": "/%7Ea?b=%C3%A9"},
+            {"url": "/%7ea"},
+            {"url": "/a b#c"},
+            {"url": "/\xe9?\xe9"},
+            {"timeout": Timeout(connect=1, read=None)},
+            {"timeout": 5},
+            {"body": b"body"},
+            {"retries": Retry(0, status_forcelist=[503], raise_on_status=False)},
+            {"release_conn": True},
+        ],
+    )
+    @pytest.mark.parametrize(
+        ("scheme", "state"), [("http", {}), ("https", {}), ("https", {"is_closed": True})]
+    )
+    def test_requests(self, scheme: str, state: dict[str, bool], options: dict[str, Any]) -> None:
+        ours = outcome(OneTryPool.urlopen, Connection({}, **state), scheme, **options)
+        pool = HTTPSConnectionPool if scheme == "https" else HTTPConnectionPool
+        assert ours == outcome(pool.urlopen, Connection({}, **state), scheme, **options)
+
+    @given(st.text('/?%aF0~ \xe9#"[]:@$', max_size=8))
+    def test_targets(self, text: str) -> None:
+        ours = outcome(OneTryPool.urlopen, Connection({}), url="/" + text)
+        assert ours == outcome(HTTPConnectionPool.urlopen, Connection({}), url="/" + text)
+
+    def test_https_that_is_not_verified_is_warned_of(self) -> None:
+        with pytest.warns(match="Unverified HTTPS"):
+            outcome(OneTryPool.urlopen, Connection({}, is_verified=False), "https")
+
+    def test_pools_without_connections(self) -> None:
+        arguments = {"headers": {}, "retries": Retry(0, read=False), "timeout": Timeout(1), **AS_REQUESTS}
+        arguments["timeout"] = Timeout(connect=1, read=1)
+        pool = pool_of(Connection({}), block=True, maxsize=1)
+        pool.pool.get()
+        with pytest.raises(EmptyPoolError):
+            pool.urlopen("GET", "/", pool_timeout=0.01, **arguments)
+        pool.close()
+        with pytest.raises(ClosedPoolError):
+            pool.urlopen("GET", "/", **arguments)
+
+
+class TestTheTry:
+    def test_is_made_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(
+            HTTPConnectionPool, "urlopen", lambda *args, **kwargs: pytest.fail("urllib3's way")
+        )
+        for scheme in ("http", "https"):
+            assert outcome(OneTryPool.urlopen, Connection({}), scheme)[0] == (True, True, True)
+
+    def test_is_urllib3s_where_its_log_is_read(self, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.DEBUG, "urllib3.connectionpool"):
+            outcome(OneTryPool.urlopen, Connection({}))
+        assert '"GET / HTTP/1.1" 503 0' in caplog.text
