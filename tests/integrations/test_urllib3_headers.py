@@ -25,7 +25,7 @@ def told(act: Callable[[Any], Any], headers: HTTPHeaderDict) -> Any:
     try:
         result = act(headers)
     except Exception as exc:
-        return type(exc), str(exc)
+        return type(exc), str(exc).replace("PlainHeaders", "HTTPHeaderDict")
     return list(result.items()) if isinstance(result, HTTPHeaderDict) else result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import logging
 import ssl
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from http.client import BadStatusLine
 from typing import Any, ClassVar
 
 import pytest
+import urllib3.connectionpool
 from hypothesis import given
 from hypothesis import strategies as st
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
@@ -29,6 +31,8 @@ from anytls_http.errors import AuthenticationError
 from anytls_http.integrations._urllib3 import FinalError
 from anytls_http.integrations._urllib3_pool import OneTryPool
 
+#: What urllib3 does today when the target ends the connection during the request.
+READS_ON_AFTER_RESET = "ECONNRESET" in inspect.getsource(urllib3.connectionpool)
 #: What requests asks for.
 AS_REQUESTS: dict[str, Any] = {
     "redirect": False,
@@ -43,6 +47,7 @@ class Connection:
     """A connection that keeps what is asked of it, and raises what it is told to."""
 
     host = "target.test"
+    _http_vsn_str = "HTTP/1.1"  # for the log of older urllib3
     proxy = None
     proxy_is_verified = None
 
@@ -162,6 +167,8 @@ class TestTheSame:
     @pytest.mark.parametrize("error", ERRORS)
     def test_errors(self, error: Callable[[], BaseException], step: str, retries: tuple[Any, Any]) -> None:
         what = error()
+        if step == "request" and isinstance(what, ConnectionResetError) and not READS_ON_AFTER_RESET:
+            pytest.skip("this urllib3 takes less for the end of a write only")
 
         def run(urlopen: Callable[..., Any]) -> Any:
             what.__cause__ = what.__context__ = what.__traceback__ = None
