@@ -23,11 +23,16 @@ import httpx
 import requests
 from origin import Origin
 from singbox import SingBox
+from urllib3 import HTTPHeaderDict, HTTPResponse
+from urllib3.connectionpool import HTTPConnectionPool
 from variants import Variants, timed
 
 import anytls_http
 from anytls_http.integrations import _httpx
 from anytls_http.integrations._urllib3 import TunnelHTTPConnection
+from anytls_http.integrations._urllib3_headers import PlainHeaders
+from anytls_http.integrations._urllib3_plain import PlainHTTPResponse
+from anytls_http.integrations._urllib3_pool import OneTryPool
 from anytls_http.net import scratch as scratch_module
 from anytls_http.net.tcp_info import Arrivals
 from anytls_http.net.tls import TLSConnection
@@ -96,6 +101,21 @@ def with_requests_way_to_the_pool() -> Any:
     names = ("build_connection_pool_key_attributes", "get_connection_with_tls_context", "request_url")
     theirs = {name: getattr(requests.adapters.HTTPAdapter, name) for name in names}
     return mock.patch.multiple(anytls_http.AnyTLSAdapter, **theirs)
+
+
+@contextlib.contextmanager
+def with_urllib3s_ways() -> Iterator[None]:
+    """Leave to urllib3 the way through its pool, its headers and its decoder's buffer."""
+
+    def headers(items: list[tuple[str, str]], values: dict[str, str]) -> HTTPHeaderDict:
+        return HTTPHeaderDict(items)
+
+    with (
+        mock.patch.object(OneTryPool, "urlopen", HTTPConnectionPool.urlopen),
+        mock.patch.object(PlainHeaders, "of_plain", headers),
+        mock.patch.object(PlainHTTPResponse, "read", HTTPResponse.read),
+    ):
+        yield
 
 
 def without_reading_first() -> Any:
@@ -261,6 +281,7 @@ def main() -> None:
             for choice, without in (
                 ("a plain head is read in one step, not by http.client", with_http_clients_parser),
                 ("requests' way to the pool is remembered", with_requests_way_to_the_pool),
+                ("short ways through urllib3's pool, headers and reads", with_urllib3s_ways),
             )
             for what, threads, count in (
                 ("small, kept-alive, by requests", 1, 1000),
