@@ -17,7 +17,8 @@ from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import ProtocolError, ProxyError, SSLError, TimeoutError  # noqa: A004 - urllib3's own name
+from urllib3.exceptions import ProtocolError, ProxyError, SSLError
+from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 from urllib3.poolmanager import PoolManager
 from urllib3.util import Retry, Timeout
 from urllib3.util.ssl_match_hostname import CertificateError
@@ -43,7 +44,7 @@ _TARGET = re.compile(
 )
 #: What urllib3 counts against the retries.
 _COUNTED = (
-    TimeoutError,
+    HTTPTimeoutError,
     HTTPException,
     OSError,
     ProtocolError,
@@ -96,10 +97,7 @@ class OneTryPool(HTTPConnectionPool):
             and _TARGET.fullmatch(url)
             and not _log.isEnabledFor(logging.DEBUG)
         ):
-            conn: Any = self._get_conn()
-            if self.scheme != "https" or (not conn.is_closed and conn.is_verified):
-                return self._try_once(conn, method, url, body, headers, retries, timeout)
-            self._put_conn(conn)  # to be verified, or warned of
+            return self._try_once(method, url, body, headers, retries, timeout)
         return super().urlopen(
             method,
             url,
@@ -119,12 +117,18 @@ class OneTryPool(HTTPConnectionPool):
         )
 
     def _try_once(
-        self, conn: Any, method: str, url: str, body: Any, headers: Any, retries: Retry, timeout: Timeout
+        self, method: str, url: str, body: Any, headers: Any, retries: Retry, timeout: Timeout
     ) -> Any:
+        conn: Any = self._get_conn()
         self.num_requests += 1
         response = None
         try:
             conn.timeout = Timeout.resolve_default_timeout(timeout.connect_timeout)
+            try:
+                self._validate_conn(conn)  # connects to https targets, and warns where nothing is verified
+            except (TimeoutError, ssl.SSLError) as exc:
+                self._raise_timeout(err=exc, url=url, timeout_value=conn.timeout)
+                raise
             try:
                 conn.request(
                     method, url, body=body, headers=headers, preload_content=False, decode_content=False

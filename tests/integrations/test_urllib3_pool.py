@@ -65,6 +65,7 @@ class Connection:
         return not self.is_closed
 
     def connect(self) -> None:
+        self.asked.append(("connect", self.timeout))
         self._raise("connect")
         self.is_closed = False
 
@@ -86,8 +87,7 @@ class Connection:
 
     def close(self) -> None:
         self.is_closed = True
-        if self.asked[-1:] != ["closed"]:
-            self.asked.append("closed")
+        self.asked.append("closed")
 
 
 class Response:
@@ -163,7 +163,7 @@ ERRORS: list[Callable[[], BaseException]] = [
 
 class TestTheSame:
     @pytest.mark.parametrize("retries", [(0, False), (0, None), (False, False), (0, 3)])
-    @pytest.mark.parametrize("step", ["request", "getresponse"])
+    @pytest.mark.parametrize("step", ["connect", "request", "getresponse"])
     @pytest.mark.parametrize("error", ERRORS)
     def test_errors(self, error: Callable[[], BaseException], step: str, retries: tuple[Any, Any]) -> None:
         what = error()
@@ -172,7 +172,12 @@ class TestTheSame:
 
         def run(urlopen: Callable[..., Any]) -> Any:
             what.__cause__ = what.__context__ = what.__traceback__ = None
-            return outcome(urlopen, Connection({step: what}), retries=Retry(retries[0], read=retries[1]))
+            scheme = "https" if step == "connect" else "http"
+            connection = Connection({step: what}, is_closed=step == "connect")
+            (*told, _), *rest = outcome(
+                urlopen, connection, scheme, retries=Retry(retries[0], read=retries[1])
+            )
+            return told, rest
 
         assert run(OneTryPool.urlopen) == run(HTTPConnectionPool.urlopen)
 
