@@ -37,9 +37,13 @@ if TYPE_CHECKING:
 #: Most targets of which the way to the pool is remembered.
 MAX_REMEMBERED = 1024
 _PART = r"{0}*(?:%[0-9A-F]{{2}}{0}*)*"
-#: A target that urllib3 would send as it is.
+#: A target that every urllib3 sends as it is.
 _TARGET = re.compile(
-    "/" + _PART.format(r"[\w.~!$&'()*+,;=:@/-]") + r"(?:\?" + _PART.format(r"[\w.~!$&'()*+,;=:@/?-]") + ")?",
+    "/(?!/)"
+    + _PART.format(r"[\w.~!$&'()*+,;=:@/-]")
+    + r"(?:\?"
+    + _PART.format(r"[\w.~!$&'()*+,;=:@/?-]")
+    + ")?",
     re.ASCII,
 )
 #: What urllib3 counts against the retries.
