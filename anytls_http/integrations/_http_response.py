@@ -32,15 +32,17 @@ class PlainMessage(HTTPMessage):
     def __getattr__(self, name: str) -> Any:
         """Become the mail that http.client would have made: it is asked for its own state, which isn't there yet."""
         headers = self.__dict__.get("plain_items")
-        if headers is None:
+        if headers is not None:
+            mail = HTTPMessage()
+            for header, value in headers:
+                mail.set_raw(header, value)
+            mail.set_payload("")
+            for attribute, value in mail.__dict__.items():
+                self.__dict__.setdefault(attribute, value)  # another thread may be at it too
+            self.plain_items = None
+        if name not in self.__dict__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        mail = HTTPMessage()
-        for header, value in headers:
-            mail.set_raw(header, value)
-        mail.set_payload("")
-        self.__dict__.update(mail.__dict__)  # at once: another thread may ask too
-        self.plain_items = None
-        return getattr(self, name)
+        return self.__dict__[name]
 
     def get(self, name: str, failobj: Any = None) -> Any:
         if self.plain_items is None:
@@ -53,7 +55,8 @@ class PlainMessage(HTTPMessage):
         return super().get_all(name, failobj)
 
     def items(self) -> Any:
-        return super().items() if self.plain_items is None else list(self.plain_items)
+        headers = self.plain_items
+        return super().items() if headers is None else list(headers)
 
 
 class TunnelResponse(HTTPResponse):

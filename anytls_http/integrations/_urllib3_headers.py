@@ -28,11 +28,13 @@ class PlainHeaders(HTTPHeaderDict):
     def __getattr__(self, name: str) -> Any:
         """Become what urllib3 would have made: it is asked for its own state, which isn't there yet."""
         items = self._plain_items
-        if items is None:
+        if items is not None:
+            for attribute, value in HTTPHeaderDict(items).__dict__.items():
+                self.__dict__.setdefault(attribute, value)  # another thread may be at it too
+            self._plain_items = None
+        if name not in self.__dict__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        self.__dict__.update(HTTPHeaderDict(items).__dict__)  # at once: another thread may ask too
-        self._plain_items = None
-        return getattr(self, name)
+        return self.__dict__[name]
 
     def __getitem__(self, key: str) -> str:
         if self._plain_items is None or not isinstance(key, str):
@@ -45,6 +47,8 @@ class PlainHeaders(HTTPHeaderDict):
         return self._plain.get(key.lower(), default)
 
     def __iter__(self) -> Iterator[str]:
-        if self._plain_items is None:
-            return super().__iter__()
-        return iter([name for name, _ in self._plain_items])
+        items = self._plain_items
+        return super().__iter__() if items is None else iter([name for name, _ in items])
+
+    def __repr__(self) -> str:
+        return f"HTTPHeaderDict({dict(self.itermerged())})"

@@ -36,14 +36,23 @@ _TAKEN = frozenset(inspect.signature(HTTPResponse).parameters)  # more with each
 class PlainHTTPResponse(HTTPResponse):
     """urllib3's response, whose body doesn't pass through the buffer of a decoder where there is nothing to decode."""
 
-    _is_encoded: bool | None = None  # not known yet
+    _known_encoded: bool | None = None
+
+    @property
+    def _is_encoded(self) -> bool:
+        if self._known_encoded is None:
+            self._known_encoded = self.headers.get("content-encoding") is not None
+        return self._known_encoded
+
+    def is_whole_and_below(self, size: int) -> bool:
+        """Whether nothing was read yet of a body of a known length of up to ``size`` bytes, with nothing to decode."""
+        length = self.length_remaining
+        return length is not None and length <= size and not self.tell() and not self._is_encoded
 
     def read(
         self, amt: int | None = None, decode_content: bool | None = None, cache_content: bool = False
     ) -> bytes:
         """Read up to ``amt`` bytes of the body; arguments as ``HTTPResponse.read``."""
-        if self._is_encoded is None:
-            self._is_encoded = self.headers.get("content-encoding") is not None
         return super().read(amt, decode_content if self._is_encoded else False, cache_content)
 
 

@@ -14,8 +14,10 @@ import re
 import ssl
 import sys
 from http.client import HTTPException
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+import urllib3.connectionpool
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ProtocolError, ProxyError, SSLError
 from urllib3.exceptions import TimeoutError as HTTPTimeoutError
@@ -57,10 +59,21 @@ _COUNTED = (
     CertificateError,
     ProxyError,
 )
-#: The errors of a write after which the response may be there all the same.
-_ENDED_BY_PEER = frozenset((errno.EPIPE, errno.EPROTOTYPE, errno.ECONNRESET))
+#: The errors of a write, besides a broken pipe, after which the response may be there all the same.
+_ENDED_BY_PEER = frozenset((errno.EPROTOTYPE, errno.ECONNRESET))
 
 _log = logging.getLogger("urllib3.connectionpool")
+
+
+def _urllib3s(function: object) -> object:
+    """Return ``function``, or nothing that it could be, where it isn't urllib3's own any more."""
+    is_own = type(function) is FunctionType and function.__globals__ is vars(urllib3.connectionpool)
+    return function if is_own else object()
+
+
+# Tracers and mocks put their own in place of these, and want to be told.
+_URLOPEN = _urllib3s(HTTPConnectionPool.urlopen)
+_MAKE_REQUEST = _urllib3s(HTTPConnectionPool._make_request)
 
 
 class OneTryPool(HTTPConnectionPool):
@@ -100,6 +113,8 @@ class OneTryPool(HTTPConnectionPool):
             and not self.proxy_headers
             and _TARGET.fullmatch(url)
             and not _log.isEnabledFor(logging.DEBUG)
+            and HTTPConnectionPool.urlopen is _URLOPEN
+            and HTTPConnectionPool._make_request is _MAKE_REQUEST
         ):
             return self._try_once(method, url, body, headers, retries, timeout)
         return super().urlopen(
@@ -125,7 +140,7 @@ class OneTryPool(HTTPConnectionPool):
     ) -> Any:
         conn: Any = self._get_conn()
         self.num_requests += 1
-        response = None
+        is_done = False
         try:
             conn.timeout = Timeout.resolve_default_timeout(timeout.connect_timeout)
             try:
@@ -137,6 +152,8 @@ class OneTryPool(HTTPConnectionPool):
                 conn.request(
                     method, url, body=body, headers=headers, preload_content=False, decode_content=False
                 )
+            except BrokenPipeError:
+                pass
             except OSError as exc:
                 if exc.errno not in _ENDED_BY_PEER:
                     raise
@@ -148,6 +165,11 @@ class OneTryPool(HTTPConnectionPool):
             except OSError as exc:
                 self._raise_timeout(err=exc, url=url, timeout_value=read_timeout)
                 raise
+            response.retries = retries
+            response._connection = conn
+            response._pool = self
+            is_done = True
+            return response
         except _COUNTED as exc:
             error: Exception = exc
             if isinstance(exc, (ssl.SSLError, CertificateError)):
@@ -157,13 +179,9 @@ class OneTryPool(HTTPConnectionPool):
             retries.increment(method, url, error=error, _pool=self, _stacktrace=sys.exc_info()[2])
             raise  # not reached: there is no retry left
         finally:
-            if response is None:
+            if not is_done:
                 conn.close()
                 self._put_conn(None)
-        response.retries = retries
-        response._connection = conn
-        response._pool = self
-        return response
 
 
 class TunnelHTTPConnectionPool(OneTryPool):

@@ -35,12 +35,13 @@ from anytls_http.config import AnyTLSOutbound, coerce_outbound
 from anytls_http.errors import AnyTLSError, AuthenticationError, CertificateError
 
 from ._urllib3 import FinalError
+from ._urllib3_plain import PlainHTTPResponse
 from ._urllib3_pool import MAX_REMEMBERED, TunnelPoolManager
 
 __all__ = ["AnyTLSAdapter", "BodyBroken", "BodyTimeout", "requests_session"]
 
 
-#: Bytes of a response's content that are asked for at once: all of it where that isn't more.
+#: Bytes of a response's content that are asked for at once: all of it where that is known not to be more.
 CONTENT_PIECE = 1024 * 1024
 
 
@@ -223,9 +224,8 @@ class _Response(requests.Response):
             and self.raw is not None
             and self.status_code
         ):
-            left = getattr(self.raw, "length_remaining", None)
-            is_small = left is not None and left <= CONTENT_PIECE
-            self._content = b"".join(self.iter_content(None if is_small else CONTENT_PIECE))
+            at_once = type(self.raw) is PlainHTTPResponse and self.raw.is_whole_and_below(CONTENT_PIECE)
+            self._content = b"".join(self.iter_content(None if at_once else CONTENT_PIECE))
         return super().content
 
     def iter_content(self, chunk_size: int | None = 1, decode_unicode: bool = False) -> Iterator[Any]:

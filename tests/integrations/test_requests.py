@@ -819,3 +819,33 @@ def test_session_closed_is_named(http: Any, server: AnyTLSServer, site: Site) ->
         server.close_sessions()
         with pytest.raises(requests.ConnectionError, match=SessionClosed.__name__):
             get.result(5)
+
+
+class _Kept(AnyTLSAdapter):
+    """Answers from what it has, as adapters with a cache do."""
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        raw = urllib3.HTTPResponse(
+            io.BytesIO(b"abc"), {"Content-Length": "3"}, 200, preload_content=False, decode_content=False
+        )
+        return self.build_response(request, raw)
+
+
+def test_a_response_over_another_file(server: AnyTLSServer) -> None:
+    """Such a file doesn't close itself at its end."""
+    with requests.Session() as session:
+        adapter = _Kept(server.outbound())
+        session.mount("http://", adapter)
+        assert session.get("http://target.test/").content == b"abc"
+
+
+def test_a_mock_of_a_response_that_is_cut_short(server: AnyTLSServer) -> None:
+    with responses.RequestsMock() as mock, requests_session(server.outbound()) as session:
+        mock.get(
+            "http://target.test/",
+            body=b"abc",
+            headers={"Content-Length": "10"},
+            auto_calculate_content_length=False,
+        )
+        with pytest.raises(requests.exceptions.ChunkedEncodingError, match="7 more expected"):
+            session.get("http://target.test/")

@@ -86,3 +86,11 @@ def test_what_is_only_read_is_not_filled() -> None:
     headers = plain(ITEMS)
     assert headers["server"] == "x" and headers.get("Content-length") == "4" and len(dict(headers)) == 3
     assert "_container" not in headers.__dict__
+
+
+def test_two_threads_may_want_them_filled() -> None:
+    headers = plain(ITEMS)
+    headers.add("a", "b")  # filled while the other one is on its way
+    assert headers.__getattr__("_container") is headers._container
+    assert headers["a"] == "b" and headers["server"] == "x"
+    assert repr(headers) == repr(HTTPHeaderDict([*ITEMS, ("a", "b")]))

@@ -344,6 +344,18 @@ class TestPlainMessage:
             assert str(told) == str(mail) and told.items() == mail.items() and told.keys() == mail.keys()
             assert told.get_content_type() == mail.get_content_type() and len(told) == 3 and "B" in told
 
+    def test_two_threads_may_want_a_mail(self) -> None:
+        message = self.message()
+        message["C"] = "x"  # it became one while the other one is on its way
+        assert message.__getattr__("_headers") is message._headers and message["c"] == "x"
+
+    def test_what_was_said_before_it_became_a_mail_holds(self) -> None:
+        message = self.message()
+        message.set_payload("x")
+        message.preamble = "p"
+        assert message.keys() == ["A", "b", "a"]
+        assert (message.get_payload(), message.preamble) == ("x", "p")
+
     @pytest.mark.parametrize("change", ["set", "delete", "raw", "replace"])
     def test_a_change_counts(self, change: str) -> None:
         message = self.message()

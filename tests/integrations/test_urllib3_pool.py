@@ -227,9 +227,8 @@ class TestTheSame:
 
 class TestTheTry:
     def test_is_made_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(
-            HTTPConnectionPool, "urlopen", lambda *args, **kwargs: pytest.fail("urllib3's way")
-        )
+        # On urllib3's way it is asked for.
+        monkeypatch.setattr(HTTPConnectionPool, "_get_timeout", lambda *args: pytest.fail("urllib3's way"))
         for scheme in ("http", "https"):
             assert outcome(OneTryPool.urlopen, Connection({}), scheme)[0] == (True, True, True)
 
@@ -237,3 +236,26 @@ class TestTheTry:
         with caplog.at_level(logging.DEBUG, "urllib3.connectionpool"):
             outcome(OneTryPool.urlopen, Connection({}))
         assert '"GET / HTTP/1.1" 503 0' in caplog.text
+
+    @pytest.mark.parametrize("name", ["urlopen", "_make_request"])
+    def test_is_urllib3s_where_somebody_watches_it(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        """Tracers and mocks of urllib3 put their own in place of these."""
+        real = getattr(HTTPConnectionPool, name)
+        seen: list[Any] = []
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            seen.append(args)
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(HTTPConnectionPool, name, watched)
+        assert outcome(OneTryPool.urlopen, Connection({}))[0] == (True, True, True)
+        assert len(seen) == 1
+
+    def test_an_interrupt_after_the_response_loses_no_slot(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def interrupt(self: Response, retries: Retry) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Response, "retries", property(fset=interrupt))
+        connection = Connection({})
+        _, left, *_ = outcome(OneTryPool.urlopen, connection)
+        assert left == [None, None] and connection.is_closed
