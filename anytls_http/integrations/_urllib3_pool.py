@@ -145,9 +145,10 @@ class OneTryPool(HTTPConnectionPool):
             conn.timeout = Timeout.resolve_default_timeout(timeout.connect_timeout)
             try:
                 self._validate_conn(conn)  # connects to https targets, and warns where nothing is verified
-            except (TimeoutError, ssl.SSLError) as exc:
-                self._raise_timeout(err=exc, url=url, timeout_value=conn.timeout)
-                raise
+            except (TimeoutError, ssl.SSLError, CertificateError) as exc:
+                if isinstance(exc, OSError):
+                    self._raise_timeout(err=exc, url=url, timeout_value=conn.timeout)
+                raise SSLError(exc) from exc
             try:
                 conn.request(
                     method, url, body=body, headers=headers, preload_content=False, decode_content=False

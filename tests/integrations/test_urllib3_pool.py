@@ -6,7 +6,7 @@ import errno
 import inspect
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.client import BadStatusLine
 from typing import Any, ClassVar
 
@@ -113,6 +113,14 @@ def pool_of(connection: Connection | None, scheme: str = "http", **options: Any)
     return pool
 
 
+def chain(exc: BaseException) -> Iterator[BaseException]:
+    """Yield what lies under ``exc``, as a traceback shows it."""
+    below = exc.__cause__ or exc.__context__
+    while below is not None:
+        yield below
+        below = below.__cause__ or below.__context__
+
+
 def outcome(urlopen: Callable[..., Any], connection: Connection, scheme: str = "http", **options: Any) -> Any:
     pool = pool_of(connection, scheme, maxsize=2)
     arguments = {
@@ -134,7 +142,7 @@ def outcome(urlopen: Callable[..., Any], connection: Connection, scheme: str = "
             type(cause),
             str(cause),
             repr(getattr(exc, "reason", None)),
-            type(exc.__context__),
+            [type(below) for below in chain(exc)],
         )
     left = [entry if entry is None else "connection" for entry in pool.pool.queue]
     return told, left, pool.num_requests, connection.asked
@@ -174,10 +182,7 @@ class TestTheSame:
             what.__cause__ = what.__context__ = what.__traceback__ = None
             scheme = "https" if step == "connect" else "http"
             connection = Connection({step: what}, is_closed=step == "connect")
-            (*told, _), *rest = outcome(
-                urlopen, connection, scheme, retries=Retry(retries[0], read=retries[1])
-            )
-            return told, rest
+            return outcome(urlopen, connection, scheme, retries=Retry(retries[0], read=retries[1]))
 
         assert run(OneTryPool.urlopen) == run(HTTPConnectionPool.urlopen)
 
