@@ -12,6 +12,7 @@ from http.client import HTTPMessage, HTTPResponse
 from typing import Any
 
 from ._http1_heads import MAX_DIGITS, response_pattern
+from ._plain_headers import PlainState
 
 #: A head that http.client would neither refuse, nor repair, nor take for a mail of several parts; but for the limits.
 PLAIN_HEAD = response_pattern(rb"(?!(?i:content-type):[\t ]*(?i:multipart|message))")
@@ -20,29 +21,19 @@ _HEADER = re.compile(r"([^:]+):[\t ]*([^\r]*)\r\n")
 MANY_HEADERS = 64
 
 
-class PlainMessage(HTTPMessage):
+class PlainMessage(PlainState, HTTPMessage):
     """Headers that are plain text: until somebody wants more of them, no mail is made that has a policy."""
 
     def __init__(self, headers: list[tuple[str, str]]) -> None:
-        #: In their order; None once they are the mail's.
-        self.plain_items: list[tuple[str, str]] | None = headers
-        #: The first value of each name.
+        self.plain_items = headers
         self.plain = {name.lower(): value for name, value in reversed(headers)}
 
-    def __getattr__(self, name: str) -> Any:
-        """Become the mail that http.client would have made: it is asked for its own state, which isn't there yet."""
-        headers = self.__dict__.get("plain_items")
-        if headers is not None:
-            mail = HTTPMessage()
-            for header, value in headers:
-                mail.set_raw(header, value)
-            mail.set_payload("")
-            for attribute, value in mail.__dict__.items():
-                self.__dict__.setdefault(attribute, value)  # another thread may be at it too
-            self.plain_items = None
-        if name not in self.__dict__:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return self.__dict__[name]
+    def _made(self, items: list[tuple[str, str]]) -> HTTPMessage:
+        mail = HTTPMessage()
+        for name, value in items:
+            mail.set_raw(name, value)
+        mail.set_payload("")
+        return mail
 
     def get(self, name: str, failobj: Any = None) -> Any:
         if self.plain_items is None:

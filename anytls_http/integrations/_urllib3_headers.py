@@ -10,44 +10,35 @@ from typing import Any, Self
 
 from urllib3 import HTTPHeaderDict
 
+from ._plain_headers import PlainState
 
-class PlainHeaders(HTTPHeaderDict):
+
+class PlainHeaders(PlainState, HTTPHeaderDict):
     """An ``HTTPHeaderDict``; one that :meth:`of_plain` made answers by itself until it has to be filled."""
-
-    _plain_items: list[tuple[str, str]] | None = None
-    _plain: dict[str, str]
 
     @classmethod
     def of_plain(cls, items: list[tuple[str, str]], values: dict[str, str]) -> Self:
         """Return the headers ``items``, each of another name; ``values``: the same by their names in lower case."""
         headers = cls.__new__(cls)
-        headers._plain_items = items
-        headers._plain = values
+        headers.plain_items = items
+        headers.plain = values
         return headers
 
-    def __getattr__(self, name: str) -> Any:
-        """Become what urllib3 would have made: it is asked for its own state, which isn't there yet."""
-        items = self._plain_items
-        if items is not None:
-            for attribute, value in HTTPHeaderDict(items).__dict__.items():
-                self.__dict__.setdefault(attribute, value)  # another thread may be at it too
-            self._plain_items = None
-        if name not in self.__dict__:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return self.__dict__[name]
+    def _made(self, items: list[tuple[str, str]]) -> HTTPHeaderDict:
+        return HTTPHeaderDict(items)
 
     def __getitem__(self, key: str) -> str:
-        if self._plain_items is None or not isinstance(key, str):
+        if self.plain_items is None or not isinstance(key, str):
             return super().__getitem__(key)
-        return self._plain[key.lower()]
+        return self.plain[key.lower()]
 
     def get(self, key: str, default: Any = None) -> Any:
-        if self._plain_items is None or not isinstance(key, str):
+        if self.plain_items is None or not isinstance(key, str):
             return super().get(key, default)
-        return self._plain.get(key.lower(), default)
+        return self.plain.get(key.lower(), default)
 
     def __iter__(self) -> Iterator[str]:
-        items = self._plain_items
+        items = self.plain_items
         return super().__iter__() if items is None else iter([name for name, _ in items])
 
     def __repr__(self) -> str:

@@ -175,8 +175,6 @@ class TestTheSame:
     @pytest.mark.parametrize("error", ERRORS)
     def test_errors(self, error: Callable[[], BaseException], step: str, retries: tuple[Any, Any]) -> None:
         what = error()
-        if step == "request" and isinstance(what, ConnectionResetError) and not READS_ON_AFTER_RESET:
-            pytest.skip("this urllib3 takes less for the end of a write only")
 
         def run(urlopen: Callable[..., Any]) -> Any:
             what.__cause__ = what.__context__ = what.__traceback__ = None
@@ -184,7 +182,15 @@ class TestTheSame:
             connection = Connection({step: what}, is_closed=step == "connect")
             return outcome(urlopen, connection, scheme, retries=Retry(retries[0], read=retries[1]))
 
-        assert run(OneTryPool.urlopen) == run(HTTPConnectionPool.urlopen)
+        expected = run(HTTPConnectionPool.urlopen)
+        is_reset = step == "request" and isinstance(what, ConnectionResetError)
+        if is_reset and not READS_ON_AFTER_RESET and retries[0] is not False:
+            # An older urllib3 gives up there; our try reads on, as it does after a broken pipe.
+            connection = Connection({step: BrokenPipeError(errno.EPIPE, "gone")})
+            expected = outcome(
+                HTTPConnectionPool.urlopen, connection, retries=Retry(retries[0], read=retries[1])
+            )
+        assert run(OneTryPool.urlopen) == expected
 
     @pytest.mark.parametrize(
         "options",
@@ -219,8 +225,8 @@ class TestTheSame:
             outcome(OneTryPool.urlopen, Connection({}, is_verified=False), "https")
 
     def test_pools_without_connections(self) -> None:
-        arguments = {"headers": {}, "retries": Retry(0, read=False), "timeout": Timeout(1), **AS_REQUESTS}
-        arguments["timeout"] = Timeout(connect=1, read=1)
+        timeout = Timeout(connect=1, read=1)
+        arguments = {"headers": {}, "retries": Retry(0, read=False), "timeout": timeout, **AS_REQUESTS}
         pool = pool_of(Connection({}), block=True, maxsize=1)
         pool.pool.get()
         with pytest.raises(EmptyPoolError):
