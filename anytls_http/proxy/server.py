@@ -205,9 +205,9 @@ class LocalProxy:
                     full = self._count() >= MAX_CONNECTIONS
                 accepted, ready = watch.wait(full)
                 self.accepted += accepted
-                for client in ready:
-                    self._workers.start(client)
-                with self._changed:
+                with self._changed:  # nobody is counted twice, or not at all
+                    for client in ready:
+                        self._workers.start(client)
                     self._idle = watch.watched
         except Exception:
             logger.exception("the proxy's thread failed")
@@ -310,6 +310,7 @@ class LocalProxy:
                 client.close()
                 return
             self._pairs.add(pair)
+            self._workers.hand_over(client)
             closing = self._closing
         if closing:
             shared_relay().end(pair)
@@ -329,6 +330,7 @@ class LocalProxy:
             return
         with self._changed:
             self._associations.add(association)
+            self._workers.hand_over(client)
             closing = self._closing
         association.start()
         if closing:

@@ -74,6 +74,10 @@ class Workers:
                 self.threads -= 1
                 self._serving.discard(client)
 
+    def hand_over(self, client: Incoming) -> None:
+        """Somebody else counts ``client`` from now on, whose thread isn't done yet. The caller holds the lock."""
+        self._serving.discard(client)
+
     def stop(self) -> None:
         """Take no more clients, and let the threads end. The caller holds the lock."""
         self._stopped = True

@@ -9,6 +9,7 @@ import os
 import resource
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -142,6 +143,29 @@ def test_a_thousand_idle_connections(
             far.sendall(b"pong")
             assert near.recv(10) == b"pong"
     wait_until(lambda: proxy.connections == 0, 20)
+
+
+@pytest.fixture
+def small_switches() -> Iterator[None]:
+    """Threads take turns after a few instructions."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def test_a_client_is_counted_once(proxy: LocalProxy, site: Site, small_switches: None) -> None:
+    # Also at the moments when it goes from the thread that watches it to one that greets it, and on to the relay.
+    for _ in range(15):
+        with connect(proxy) as sock:
+            wait_until(lambda: proxy.connections == 1)
+            sock.settimeout(20)
+            sock.sendall(b"\x05\x01\x00" + socks5_request("plain.test", 80))
+            counts = {proxy.connections for _ in range(20)}
+            assert read_exactly(sock, 12)[3] == 0
+            counts |= {proxy.connections for _ in range(20)}
+            assert counts == {1}
+        wait_until(lambda: proxy.connections == 0)
 
 
 def _thread_names() -> list[str]:
