@@ -36,6 +36,8 @@ _TAKEN = frozenset(inspect.signature(HTTPResponse).parameters)  # more with each
 class PlainHTTPResponse(HTTPResponse):
     """urllib3's response, whose body doesn't pass through the buffer of a decoder where there is nothing to decode."""
 
+    #: Where the body comes from, if that is known.
+    source: TunnelResponse | None = None
     _known_encoded: bool | None = None
 
     @property
@@ -53,7 +55,26 @@ class PlainHTTPResponse(HTTPResponse):
         self, amt: int | None = None, decode_content: bool | None = None, cache_content: bool = False
     ) -> bytes:
         """Read up to ``amt`` bytes of the body; arguments as ``HTTPResponse.read``."""
-        return super().read(amt, decode_content if self._is_encoded else False, cache_content)
+        if self._is_encoded:
+            return super().read(amt, decode_content, cache_content)
+        left = self.length_remaining
+        if amt is not None and left is not None and 0 < amt < left and self.source is not None:
+            data = self._read_piece(self.source, amt)
+            if data:
+                self.length_remaining = left - len(data)
+                return data
+        return super().read(amt, False, cache_content)
+
+    def _read_piece(self, source: TunnelResponse, size: int) -> bytes:
+        """Read ``size`` bytes that are not the last, fewer where the body ends too early: then urllib3 says so."""
+        try:
+            data = source.read(size)
+        except BaseException:
+            with self._error_catcher():
+                raise
+        self._fp_bytes_read += len(data)
+        self._uncached_read_occurred = True
+        return data
 
 
 class _Asked(NamedTuple):
@@ -157,7 +178,7 @@ class PlainHTTPConnection(HTTPConnection):
             original.close()
             raise
         more = {"version_string": "HTTP/1.1", "sock_shutdown": sock.shutdown}
-        return PlainHTTPResponse(
+        response = PlainHTTPResponse(
             body=original,
             headers=_headers_of(original.msg, asked.url),
             status=original.status,
@@ -171,6 +192,8 @@ class PlainHTTPConnection(HTTPConnection):
             request_url=asked.url,
             **{name: value for name, value in more.items() if name in _TAKEN},
         )
+        response.source = original
+        return response
 
     def close(self) -> None:
         """End the connection, and what it is about to say."""

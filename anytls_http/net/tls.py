@@ -40,7 +40,6 @@ class TLSConnection:
     __slots__ = (
         "__weakref__",
         "_arrivals",
-        "_arrived",
         "_borrowed",
         "_fd",
         "_input",
@@ -49,6 +48,7 @@ class TLSConnection:
         "_read_so_far",
         "_sock",
         "_unsent",
+        "arrived",
         "engine",
         "local_address",
         "peer_address",
@@ -63,7 +63,8 @@ class TLSConnection:
         self._polls = 2  # so many reads more poll first: the handshake's, for a start
         self._misses = 1
         self._borrowed: memoryview | None = None
-        self._arrived = NOTHING  # read, in the borrowed buffer, and not yet given to the engine
+        #: Ciphertext that was read, in the borrowed buffer, and not yet given to the engine.
+        self.arrived = NOTHING
         self._unsent: memoryview | None = None
         self.engine = TLSEngine(context, server_hostname, session_error)
         self.local_address = _address_or_none(sock.getsockname)
@@ -112,24 +113,24 @@ class TLSConnection:
 
         Raises :class:`AnyTLSTimeout` at ``deadline``, :class:`SessionClosed` when the connection broke.
         """
-        if not self._arrived:
-            self._arrived = self._read(deadline)
+        if not self.arrived:
+            self.arrived = self._read(deadline)
         return self.feed_more()
 
     def feed_more(self) -> int:
         """Give the engine more of the ciphertext that was read; return its size, 0 where nothing is left."""
-        piece = self._arrived[:FEED_SIZE]
+        piece = self.arrived[:FEED_SIZE]
         if piece:
             self.engine.feed(piece)
-        self._arrived = self._arrived[FEED_SIZE:]
-        if not self._arrived:
+        self.arrived = self.arrived[FEED_SIZE:]
+        if not self.arrived:
             self._give_back()
         return len(piece)
 
     @property
     def has_input_at_hand(self) -> bool:
         """Whether there is ciphertext that was read and not decrypted yet, as far as is known."""
-        return bool(self._arrived) or not self.engine.drained
+        return bool(self.arrived) or not self.engine.drained
 
     def _give_back(self) -> None:
         buffer, self._borrowed = self._borrowed, None
@@ -179,7 +180,7 @@ class TLSConnection:
 
     def has_arrived(self) -> bool:
         """Whether :meth:`receive` would return at once. The caller holds the reader's role."""
-        if self._arrived:
+        if self.arrived:
             return True
         return not self._arrivals.none_beyond(self._read_so_far) and self._input.ready()
 
@@ -263,7 +264,7 @@ class TLSConnection:
         """
         with contextlib.suppress(OSError, ValueError):
             # Not receive(): another thread may be waiting in there.
-            self.engine.feed(self._arrived)
+            self.engine.feed(self.arrived)
             while data := self._sock.recv(FEED_SIZE):
                 self.engine.feed(data)
         try:
@@ -277,7 +278,7 @@ class TLSConnection:
 
     def unread(self) -> int:
         """Return the bytes of ciphertext that have arrived and were not decrypted, as far as the system tells."""
-        return len(self._arrived) + (unread(self._fd) or 0)
+        return len(self.arrived) + (unread(self._fd) or 0)
 
     def unacknowledged(self) -> int:
         """Return the bytes sent that the server's TCP has not acknowledged yet, as far as the system tells."""
@@ -305,7 +306,7 @@ class TLSConnection:
     def close(self) -> None:
         """Close the descriptor; only when nobody is inside."""
         self._sock.close()
-        self._arrived = NOTHING
+        self.arrived = NOTHING
         self._give_back()
 
     def close_inherited(self) -> None:

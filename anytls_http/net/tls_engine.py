@@ -20,6 +20,12 @@ NEED_INPUT = -1
 END = 0
 #: Most plaintext bytes of one TLS record.
 RECORD_SIZE = 16384
+#: Bytes of ciphertext that hold a whole record for certain: its header, and as much more as TLS 1.3 allows.
+WHOLE_RECORD = 5 + RECORD_SIZE + 256
+#: Records that one call decrypts at the most, so that empty ones can't hold it.
+MANY_RECORDS = range(256)
+#: Asks OpenSSL for as much as the buffer holds (bytes).
+WHATEVER_FITS = 1 << 30
 
 
 class TLSEngine:
@@ -33,6 +39,7 @@ class TLSEngine:
         "_read",
         "_write",
         "drained",
+        "hungry",
         "partial",
         "ssl_object",
     )
@@ -47,6 +54,8 @@ class TLSEngine:
         self._failure = failure
         #: Whether nothing more can be decrypted before :meth:`feed`; False where that isn't known.
         self.drained = False
+        #: Whether more ciphertext, where it is at hand, should come before the next :meth:`decrypt_into`.
+        self.hungry = False
         #: Once it is drained: whether a record was left of which a part has come, so that the rest is on its way.
         self.partial = False
         self._incoming = ssl.MemoryBIO()
@@ -72,50 +81,50 @@ class TLSEngine:
         """Take over what the peer has sent."""
         with self._lock:
             self._incoming.write(ciphertext)
-            self.drained = False
+            self.drained = self.hungry = False
             self.partial = True
 
     def feed_end(self) -> None:
         """The transport below is at its end: what is buffered can still be read, then comes END."""
         with self._lock:
             self._incoming.write_eof()
-            self.drained = False
+            self.drained = self.hungry = False
 
-    def decrypt_into(self, view: memoryview) -> int:
+    def decrypt_into(self, view: memoryview, least: int = 1) -> int:
         """Fill ``view`` with plaintext that is there; never wait.
 
+        ``least``: with fewer bytes of ciphertext left no further record is asked for, and ``hungry`` is set.
         Returns the number of bytes (several records where the view has room), NEED_INPUT or END.
         Raises ``failure``'s exception when the peer broke the rules of TLS.
         """
-        size = room = len(view)
         rest = view
         read = self._read
         incoming = self._incoming
         with self._lock:
             try:
-                while count := read(room, rest):
-                    if count == room:
-                        self.partial = bool(incoming.pending)
-                        return size
-                    room -= count
-                    # Less than was asked for: the record is used up. Asking for another one that isn't
-                    # there would cost an exception: dear in CPython.
-                    if not incoming.pending:
-                        self.drained = True
-                        self.partial = False
-                        break
+                for _ in MANY_RECORDS:
+                    count = read(WHATEVER_FITS, rest)
                     rest = rest[count:]
+                    # Asking for a record that isn't there would cost an exception: dear in CPython.
+                    if incoming.pending < least or not rest:
+                        break
+                left = incoming.pending
+                self.partial = left > 0
+                if left < least:
+                    # A part of the last record may be left where there is no room left.
+                    self.drained = not left and count > 0 and bool(rest)
+                    self.hungry = self.drained or left > 0
             except ssl.SSLWantReadError:
-                self.drained = True
-                return size - room or NEED_INPUT
+                self.drained = self.hungry = True
+                return len(view) - len(rest) or NEED_INPUT
             except ssl.SSLEOFError:
                 # The end without a close_notify. Frames have lengths, and so has HTTP: what was cut shows there.
                 pass
             except ssl.SSLError as exc:
-                if room == size:
+                if len(rest) == len(view):
                     self._raise(exc)
                 # else OpenSSL gives the same error to the next call
-        return size - room
+        return len(view) - len(rest)
 
     def encrypt(self, pieces: Iterable[bytes | bytearray | memoryview]) -> bytes:
         """Encrypt ``pieces``, each into TLS records of its own, and return all ciphertext not yet taken."""

@@ -52,8 +52,8 @@ class SessionInput(SessionWriting):
                 self._tell("heartbeat", seconds=seconds)
         self.last_received = now
 
-    def _decrypt(self, wanted: int = 0) -> int:
-        """Decrypt a whole record, and up to ``wanted`` bytes where they are there.
+    def _decrypt(self, wanted: int = 0, least: int = 1) -> int:
+        """Decrypt a whole record, and up to ``wanted`` bytes where they are there; ``least`` as for the engine.
 
         Returns the count, NEED_INPUT or END. In few large steps, since each call of OpenSSL gives up the GIL.
         The caller holds the reader's role, and nothing decrypted is left.
@@ -61,7 +61,7 @@ class SessionInput(SessionWriting):
         buffer = scratch(DECRYPTED)
         if wanted < len(buffer):
             buffer = buffer[: max(wanted, RECORD_SIZE)]
-        count = self._tls.engine.decrypt_into(buffer)
+        count = self._tls.engine.decrypt_into(buffer, least)
         if count > 0:
             self._plain = buffer[:count]
         return count

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from anytls_http.errors import AnyTLSError, AnyTLSTimeout
-from anytls_http.net.tls_engine import END, NEED_INPUT, RECORD_SIZE
+from anytls_http.net.tls import FEED_SIZE
+from anytls_http.net.tls_engine import END, NEED_INPUT, RECORD_SIZE, WHOLE_RECORD
 from anytls_http.net.waiting import AT_ONCE, deadline_after, earlier, remaining
 from anytls_http.protocol.frames import HEADER_SIZE
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 #: With less than this (bytes) still wanted, what was read is handed out: more would cost a record's leftover.
 MIN_ROOM = RECORD_SIZE // 2
+#: The same before another step's ciphertext is decrypted, for who has room for more than one step (TLS in the tunnel):
+#: with less room, each step from then on would be decrypted in two parts, one of them with the rest of the step before.
+ROOM_FOR_STEP = FEED_SIZE // 2
 #: Reads from the connection that one call without waiting makes at the most.
 MAX_FILLS = 16
 
@@ -71,7 +75,9 @@ class SessionReading(SessionInput):
         deadline: float | None,
     ) -> int:
         protocol = self._protocol
-        engine = self._tls.engine
+        tls = self._tls
+        engine = tls.engine
+        room_for_more = MIN_ROOM if size <= FEED_SIZE else ROOM_FOR_STEP
         total = 0
         waits = 0
         while total < size and not self._unusable:
@@ -107,18 +113,22 @@ class SessionReading(SessionInput):
             elif plain:
                 self._parse_plain()
                 continue
-            if total and (size - total < MIN_ROOM or (engine.drained and not self._tls.feed_more())):
+            if total and size - total < (room_for_more if engine.hungry else MIN_ROOM):
                 break
-            if engine.drained and (self._tls.reads_first or not protocol.acknowledged):
+            if engine.hungry and not tls.feed_more() and total:
+                break
+            # What is at hand makes a record whole that isn't yet.
+            least = WHOLE_RECORD if tls.arrived else 1
+            if engine.drained and (tls.reads_first or not protocol.acknowledged):
                 count = NEED_INPUT
             else:
                 try:
                     if not isinstance(to, memoryview):
-                        count = self._decrypt(size - total)
+                        count = self._decrypt(size - total, least)
                     elif left < RECORD_SIZE:
                         count = self._decrypt(RECORD_SIZE)  # a header's, with what comes after it
                     else:  # all of it is the stream's: no copy
-                        count = engine.decrypt_into(to[total : total + min(left, size - total)])
+                        count = engine.decrypt_into(to[total : total + min(left, size - total)], least)
                         if count > 0:
                             protocol.payload_left = left - count
                             total += count

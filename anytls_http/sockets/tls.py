@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from anytls_http.errors import AnyTLSError, AnyTLSTimeout
 from anytls_http.net.scratch import DECRYPTED, SIZES
-from anytls_http.net.tls_engine import END, NEED_INPUT, TLSEngine
+from anytls_http.net.tls_engine import END, NEED_INPUT, WHOLE_RECORD, TLSEngine
 from anytls_http.net.waiting import AT_ONCE, deadline_after, remaining
 from anytls_http.pool.session import MAX_FILLS
 from anytls_http.pool.session_reading import MIN_ROOM
@@ -150,9 +150,11 @@ class AnyTLSTLSSocket(StreamSocket):
                 return count
             waits = 0
             engine = self._engine
+            if engine.hungry and not engine.drained:
+                self._fill_if_at_hand()
             while True:
                 if not engine.drained:  # else OpenSSL would only raise an exception, which is dear
-                    count = engine.decrypt_into(view)
+                    count = engine.decrypt_into(view, WHOLE_RECORD)
                     if count > 0:
                         return self._fill_up(view, count)
                     if count == END:
@@ -174,18 +176,33 @@ class AnyTLSTLSSocket(StreamSocket):
         Returns the new count; an error is for the next call.
         """
         engine = self._engine
-        session = self._inner._session
-        try:
-            while engine.drained and len(view) - count >= MIN_ROOM and session.has_input_at_hand:
-                self._fill(AT_ONCE)
-                more = engine.decrypt_into(view[count:])
-                if more == END:
-                    break
-                if more != NEED_INPUT:
-                    count += more
-        except (AnyTLSError, OSError):
-            pass
+        size = len(view)
+        while count < size:
+            if engine.hungry and size - count >= MIN_ROOM and self._fill_if_at_hand():
+                least = WHOLE_RECORD
+            elif engine.drained:
+                break
+            else:
+                least = 1
+            try:
+                more = engine.decrypt_into(view[count:], least)
+            except ssl.SSLError:
+                break
+            if more == END:
+                break
+            if more != NEED_INPUT:
+                count += more
         return count
+
+    def _fill_if_at_hand(self) -> bool:
+        """Take more ciphertext from the session where some is there already; an error is for the next call."""
+        if not self._inner._session.has_input_at_hand:
+            return False
+        try:
+            self._fill(AT_ONCE)
+        except (AnyTLSError, OSError):
+            return False
+        return True
 
     def _answer(self, deadline: float | None) -> None:
         """Send what reading produced, unless a writer is at it: he takes it along."""

@@ -6,9 +6,11 @@ import copy
 import gzip
 import io
 import pickle
+import ssl
 from collections.abc import Iterator
-from http.client import CannotSendRequest, HTTPException, HTTPMessage
+from http.client import CannotSendRequest, HTTPException, HTTPMessage, IncompleteRead
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -282,6 +284,47 @@ class TestResponses:
                 yield response.tell(), response.length_remaining, response.isclosed(), response.closed
 
         assert list(outcomes(PlainHTTPConnection)) == list(outcomes(HTTPConnection))
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            TimeoutError("late"),
+            ssl.SSLError("broken"),
+            ConnectionResetError("reset"),
+            IncompleteRead(b"", 3),
+            HTTPException("odd"),
+            KeyboardInterrupt(),
+            ValueError("a bug"),
+        ],
+        ids=lambda error: type(error).__name__,
+    )
+    def test_errors_between_two_pieces(self, error: BaseException) -> None:
+        def outcome(kind: type[HTTPConnection]) -> tuple[Any, ...]:
+            answer = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + bytes(50)
+            connection = connected(kind, Sock(answer))
+            connection.request("GET", "/x", headers=USUAL, preload_content=False)
+            response = connection.getresponse()
+            assert response.read(10) == bytes(10)
+            original = response._original_response
+            with (
+                mock.patch.object(original, "read", side_effect=error),
+                pytest.raises(BaseException) as caught,
+            ):
+                response.read(10)
+            raised = caught.value
+            chain = [(type(each), str(each)) for each in (raised, raised.__cause__, raised.__context__)]
+            return chain, response.tell(), response.length_remaining, original.isclosed(), response.closed
+
+        assert outcome(PlainHTTPConnection) == outcome(HTTPConnection)
+
+    def test_what_was_read_in_pieces_is_not_kept_as_data(self) -> None:
+        def outcome(kind: type[HTTPConnection]) -> tuple[bytes, ...]:
+            connection = connected(kind, Sock(OK))
+            connection.request("GET", "/x", headers=USUAL, preload_content=False)
+            response = connection.getresponse()
+            return response.read(2), response.data, response.data
+
+        assert outcome(PlainHTTPConnection) == outcome(HTTPConnection)
 
     def test_one_response_at_a_time(self) -> None:
         connection = connected(Untouched, Sock(OK + OK))

@@ -74,7 +74,7 @@ class TestReading:
         tls = sock._session._tls
         wait_until(lambda: tls.unread() > 70_000)
         assert sock.recv(10) == body[:10]
-        assert len(tls._arrived) > 40_000, "more was read than OpenSSL got"
+        assert len(tls.arrived) > 40_000, "more was read than OpenSSL got"
         assert tls.has_arrived()
         assert tls.unread() > 40_000
         assert sock.is_readable()
