@@ -17,6 +17,9 @@ from ._plain_headers import PlainState
 #: A head that http.client would neither refuse, nor repair, nor take for a mail of several parts; but for the limits.
 PLAIN_HEAD = response_pattern(rb"(?!(?i:content-type):[\t ]*(?i:multipart|message))")
 _HEADER = re.compile(r"([^:]+):[\t ]*([^\r]*)\r\n")
+#: Bytes from which on a piece isn't worth a copy. Once a piece has come short, a buffered file goes on to fill its
+#: buffer first.
+LARGE_PIECE = 16 * 1024
 #: Fewer headers than http.client ever refuses.
 MANY_HEADERS = 64
 
@@ -50,8 +53,35 @@ class PlainMessage(PlainState, HTTPMessage):
         return super().items() if headers is None else list(headers)
 
 
+def _with_the_rest(data: bytes, fp: Any, size: int) -> bytes:
+    """Return ``data`` with what follows it, up to ``size`` bytes or the end."""
+    pieces = [data]
+    left = size - len(data)
+    while left:
+        piece = fp.read1(left)
+        if not piece:
+            break
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
+
+
 class TunnelResponse(HTTPResponse):
     """A response of which ``fp`` is a buffered file, as ``makefile`` of the tunnel's sockets returns it."""
+
+    def read(self, amt: int | None = None) -> bytes:
+        """Read ``amt`` bytes, all for None, as ``HTTPResponse.read``; large pieces past the buffer of ``fp``."""
+        left = self.length
+        fp: Any = self.fp
+        if amt is None or left is None or not LARGE_PIECE <= amt < left or fp is None:
+            return super().read(amt)
+        data: bytes = fp.read1(amt)
+        if not data:
+            return super().read(amt)
+        if len(data) < amt:
+            data = _with_the_rest(data, fp, amt)
+        self.length = left - len(data)
+        return data
 
     def begin(self, **limits: Any) -> None:
         """Read the head, as ``HTTPResponse.begin``, and raise as it does. ``limits``: those of later Pythons."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from http.client import HTTPException, HTTPResponse
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anytls_http.integrations import _http_response
-from anytls_http.integrations._http_response import MANY_HEADERS, PLAIN_HEAD, TunnelResponse
+from anytls_http.integrations._http_response import LARGE_PIECE, MANY_HEADERS, PLAIN_HEAD, TunnelResponse
 
 NGINX = (
     b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: Fri, 27 Nov 2026 08:00:00 GMT\r\nContent-Type: text/html\r\n"
@@ -148,6 +149,44 @@ class TestAsHTTPClient:
         response.begin()
         response.begin()  # it has begun: nothing to do
         assert (fp.read(4), fp.read()) == (b"body", NGINX)
+
+
+class TestReads:
+    @given(
+        size=st.sampled_from([1, 1000, 16384, 40_000, 65536, 200_000]),
+        reads=st.lists(st.sampled_from([None, 0, 1, 100, LARGE_PIECE - 1, LARGE_PIECE, 65536]), min_size=1),
+        there=st.sampled_from([70_000, 100_000]),
+        how=st.sampled_from(["Content-Length: 100000", "Transfer-Encoding: chunked", "X: until the end"]),
+    )
+    def test_any(self, size: int, reads: list[int | None], there: int, how: str) -> None:
+        body = bytes(index % 251 for index in range(there))
+        if "chunked" in how:
+            body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+        data = f"HTTP/1.1 200 OK\r\n{how}\r\n\r\n".encode() + body
+
+        def outcomes(kind: type[HTTPResponse]) -> Iterator[Any]:
+            sock: Any = _Socket(data, size)
+            response = kind(sock, method="GET")
+            response.begin()
+            for amt in reads:
+                try:
+                    yield response.read(amt), response.length, response.isclosed()
+                except HTTPException as exc:
+                    yield type(exc), str(exc)
+
+        assert list(outcomes(TunnelResponse)) == list(outcomes(HTTPResponse))
+
+    def test_large_pieces_are_not_copied_by_way_of_the_buffer(self) -> None:
+        """Not even once a piece has come short, so that the next does not begin where a buffer would."""
+        sock: Any = _Socket(b"HTTP/1.1 200 OK\r\nContent-Length: 500000\r\n\r\n" + bytes(500_000), 65535)
+        response = TunnelResponse(sock, method="GET")
+        response.begin()
+        fp = response.fp
+        for _ in range(7):
+            assert len(response.read(65536)) == 65536
+        assert response.fp is fp
+        taken = 500_000 - 7 * 65536
+        assert len(fp.raw._data) == taken, "what is read ahead would be copied"
 
 
 class TestInOneStep:
