@@ -29,6 +29,7 @@ from variants import Variants, timed
 
 import anytls_http
 from anytls_http.integrations import _httpx
+from anytls_http.integrations._http_response import TunnelResponse
 from anytls_http.integrations._urllib3 import TunnelHTTPConnection
 from anytls_http.integrations._urllib3_headers import PlainHeaders
 from anytls_http.integrations._urllib3_plain import PlainHTTPResponse
@@ -36,6 +37,7 @@ from anytls_http.integrations._urllib3_pool import OneTryPool
 from anytls_http.net import scratch as scratch_module
 from anytls_http.net.tcp_info import Arrivals
 from anytls_http.net.tls import TLSConnection
+from anytls_http.pool import session_reading
 from anytls_http.pool.session import Session
 from anytls_http.protocol.session import ClientSession
 from anytls_http.sockets import tls as tls_module
@@ -69,6 +71,17 @@ def small_reads() -> Iterator[None]:
 def small_reads_of_tls() -> Any:
     """Read the ciphertext of TLS in the tunnel 16 KiB at a time."""
     return mock.patch.object(tls_module, "TLS_READ_SIZE", 16384)
+
+
+@contextlib.contextmanager
+def asking_for_cut_records() -> Iterator[None]:
+    """Ask OpenSSL for records that may not be whole, and begin the next step where little room is left for it."""
+    with (
+        mock.patch.object(session_reading, "WHOLE_RECORD", 1),
+        mock.patch.object(tls_module, "WHOLE_RECORD", 1),
+        mock.patch.object(session_reading, "ROOM_FOR_STEP", session_reading.MIN_ROOM),
+    ):
+        yield
 
 
 def without_held_fin() -> Any:
@@ -114,6 +127,7 @@ def with_urllib3s_ways() -> Iterator[None]:
         mock.patch.object(OneTryPool, "urlopen", HTTPConnectionPool.urlopen),
         mock.patch.object(PlainHeaders, "of_plain", headers),
         mock.patch.object(PlainHTTPResponse, "read", HTTPResponse.read),
+        mock.patch.object(TunnelResponse, "read", http.client.HTTPResponse.read),
     ):
         yield
 
@@ -158,6 +172,21 @@ def download(variants: Variants, scheme: str) -> tuple[Callable[[], None], float
             client.stream("GET", url, headers={"Range": f"bytes=0-{SIZE - 1}"}) as response,
         ):
             for _ in response.iter_raw():
+                pass
+
+    return work, SIZE / 1e6
+
+
+def download_by_requests(variants: Variants) -> tuple[Callable[[], None], float]:
+    """128 MiB by requests, https, in pieces of 64 KiB."""
+    url = variants.origin.url("https", "large")
+
+    def work() -> None:
+        with (
+            variants.requests_session("anytls_http", True) as session,
+            session.get(url, headers={"Range": f"bytes=0-{SIZE - 1}"}, stream=True) as response,
+        ):
+            for _ in response.iter_content(65536):
                 pass
 
     return work, SIZE / 1e6
@@ -227,6 +256,18 @@ def main() -> None:
             download(variants, "https"),
         ),
         (
+            "a step is decrypted at once, and no record is asked for that isn't whole",
+            "download, https",
+            asking_for_cut_records,
+            download(variants, "https"),
+        ),
+        (
+            "the same",
+            "download, https, by requests",
+            asking_for_cut_records,
+            download_by_requests(variants),
+        ),
+        (
             "read first where data tends to be there, not poll first",
             "download, http",
             without_reading_first,
@@ -287,6 +328,12 @@ def main() -> None:
                 ("small, kept-alive, by requests", 1, 1000),
                 ("small, kept-alive, 32 threads, by requests", 32, 2560),
             )
+        ),
+        (
+            "short ways through urllib3's pool, headers and reads",
+            "download, https, by requests",
+            with_urllib3s_ways,
+            download_by_requests(variants),
         ),
         ("the FIN leaves with the next SYN", "small, new connection each", without_held_fin, new),
     ]

@@ -93,7 +93,8 @@ class TLSEngine:
     def decrypt_into(self, view: memoryview, least: int = 1) -> int:
         """Fill ``view`` with plaintext that is there; never wait.
 
-        ``least``: with fewer bytes of ciphertext left no further record is asked for, and ``hungry`` is set.
+        ``least``: with fewer bytes of ciphertext left no further record is asked for, and ``hungry`` is set;
+        not where there were fewer to begin with.
         Returns the number of bytes (several records where the view has room), NEED_INPUT or END.
         Raises ``failure``'s exception when the peer broke the rules of TLS.
         """
@@ -101,6 +102,8 @@ class TLSEngine:
         read = self._read
         incoming = self._incoming
         with self._lock:
+            if incoming.pending < least:
+                least = 1
             try:
                 for _ in MANY_RECORDS:
                     count = read(WHATEVER_FITS, rest)

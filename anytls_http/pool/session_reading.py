@@ -126,7 +126,7 @@ class SessionReading(SessionInput):
                     if not isinstance(to, memoryview):
                         count = self._decrypt(size - total, least)
                     elif left < RECORD_SIZE:
-                        count = self._decrypt(RECORD_SIZE)  # a header's, with what comes after it
+                        count = self._decrypt(RECORD_SIZE, least)  # a header's, with what comes after it
                     else:  # all of it is the stream's: no copy
                         count = engine.decrypt_into(to[total : total + min(left, size - total)], least)
                         if count > 0:
