@@ -250,7 +250,7 @@ def main() -> None:
         ),
         ("1 MiB of ciphertext a read, not 16 KiB", "download, http", small_reads, download(variants, "http")),
         (
-            "144 KiB a read of TLS in the tunnel, not 16",
+            "288 KiB a read of TLS in the tunnel, not 16",
             "download, https",
             small_reads_of_tls,
             download(variants, "https"),

@@ -9,8 +9,8 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from anytls_http.errors import AnyTLSError, AnyTLSTimeout
-from anytls_http.net.scratch import DECRYPTED, SIZES
-from anytls_http.net.tls_engine import END, NEED_INPUT, WHOLE_RECORD, TLSEngine
+from anytls_http.net.tls import FEED_SIZE
+from anytls_http.net.tls_engine import END, NEED_INPUT, RECORD_SIZE, WHOLE_RECORD, TLSEngine
 from anytls_http.net.waiting import AT_ONCE, deadline_after, remaining
 from anytls_http.pool.session import MAX_FILLS
 from anytls_http.pool.session_reading import MIN_ROOM
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 #: Most plaintext that one write of TLS in the tunnel encrypts (bytes): its ciphertext is one write of the session.
 #: TLS 1.2 adds 29 bytes to each of its seven records, TLS 1.3 fewer.
 TLS_WRITE_SIZE = WRITE_SIZE - 7 * 29
-#: Most ciphertext of TLS in the tunnel that is read in one go (bytes): all that one step of the session decrypts.
-TLS_READ_SIZE = SIZES[DECRYPTED]
+#: Most ciphertext of TLS in the tunnel that is read in one go (bytes): what two steps of the session decrypt.
+TLS_READ_SIZE = 2 * (FEED_SIZE + RECORD_SIZE)
 
 
 class AnyTLSTLSSocket(StreamSocket):
