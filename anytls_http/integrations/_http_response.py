@@ -79,6 +79,7 @@ class TunnelResponse(HTTPResponse):
         if not data:
             return super().read(amt)
         if len(data) < amt:
+            fp.raw.room = 0  # only whole pieces are wanted
             data = _with_the_rest(data, fp, amt)
         self.length = left - len(data)
         return data

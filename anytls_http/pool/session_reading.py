@@ -16,7 +16,8 @@ from .session_input import SessionInput
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: With less than this (bytes) still wanted, what was read is handed out: more would cost a record's leftover.
+#: With less than this (bytes) still wanted, what was read is handed out: more would cost a record's leftover. Not where
+#: the reader would only ask for the rest at once.
 MIN_ROOM = RECORD_SIZE // 2
 #: The same before another step's ciphertext is decrypted, for who has room for more than one step (TLS in the tunnel):
 #: with less room, each step from then on would be decrypted in two parts, one of them with the rest of the step before.
@@ -38,10 +39,12 @@ class SessionReading(SessionInput):
         size: int,
         to: memoryview | Callable[[memoryview], object],
         deadline: float | None,
+        room: int = MIN_ROOM,
     ) -> int:
         """Hand up to ``size`` bytes of the stream on, waiting for the first only; return the count, 0 at its end.
 
-        ``to``: a buffer of ``size`` bytes, or what gets one piece after the other, each valid during its call. Raises
+        ``to``: a buffer of ``size`` bytes, or what gets one piece after the other, each valid during its call.
+        ``room``: with less than this (bytes) still wanted, what was read is handed out, although more is there. Raises
         :class:`StreamRefused`, :class:`SessionClosed`, :class:`AuthenticationError`, or
         :class:`AnyTLSTimeout` at ``deadline``, all with nothing taken.
         """
@@ -50,7 +53,7 @@ class SessionReading(SessionInput):
         try:
             if not self._protocol.syn_sent and self._protocol.stream_id == stream_id:
                 self._send_opening(deadline)
-            count = self._receive(stream_id, size, to, deadline)
+            count = self._receive(stream_id, size, to, deadline, room)
         except AnyTLSTimeout:
             if not self._protocol.syn_sent:
                 self.poke_relay()  # another thread was writing: no event will tell of its end
@@ -73,11 +76,12 @@ class SessionReading(SessionInput):
         size: int,
         to: memoryview | Callable[[memoryview], object],
         deadline: float | None,
+        room: int,
     ) -> int:
         protocol = self._protocol
         tls = self._tls
         engine = tls.engine
-        room_for_more = MIN_ROOM if size <= FEED_SIZE else ROOM_FOR_STEP
+        room_for_more = room if size <= FEED_SIZE else ROOM_FOR_STEP
         total = 0
         waits = 0
         while total < size and not self._unusable:
@@ -113,7 +117,7 @@ class SessionReading(SessionInput):
             elif plain:
                 self._parse_plain()
                 continue
-            if total and size - total < (room_for_more if engine.hungry else MIN_ROOM):
+            if total and size - total < (room_for_more if engine.hungry else room):
                 break
             if engine.hungry and not tls.feed_more() and total:
                 break

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from anytls_http.errors import AnyTLSTimeout
 from anytls_http.net.scratch import PLAINTEXT, scratch
 from anytls_http.net.waiting import AT_ONCE, deadline_after
+from anytls_http.pool.session_reading import MIN_ROOM
 
 from .files import open_file
 
@@ -40,7 +41,7 @@ class StreamSocket:
 
     # How bytes move. ``deadline`` is a time of time.monotonic(), None for never, AT_ONCE for no wait.
 
-    def _read_into(self, view: memoryview, deadline: float | None) -> int:
+    def _read_into(self, view: memoryview, deadline: float | None, room: int = MIN_ROOM) -> int:
         raise NotImplementedError
 
     def _write_some(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from anytls_http.errors import AnyTLSTimeout
 from anytls_http.net.waiting import deadline_after
+from anytls_http.pool.session_reading import MIN_ROOM
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -21,6 +22,9 @@ FILE_BUFFER = 64 * 1024
 class _Reader(socket.SocketIO):
     """A raw file over a stream; other code finds the stream where it finds the socket of a ``SocketIO``."""
 
+    #: With less than this (bytes) still wanted, a read ends although more is there. Who would ask for the rest at once
+    #: sets it to 0.
+    room = MIN_ROOM
     _sock: StreamSocket | None
     _timeout_occurred: bool
 
@@ -31,7 +35,7 @@ class _Reader(socket.SocketIO):
         if not view or stream is None or self._timeout_occurred or stream._timeout == 0:
             return super().readinto(cast(Any, buffer))
         try:
-            return stream._read_into(view, deadline_after(stream._timeout))
+            return stream._read_into(view, deadline_after(stream._timeout), self.room)
         except AnyTLSTimeout:
             self._timeout_occurred = True
             raise

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from anytls_http.errors import AnyTLSError
 from anytls_http.net.scratch import PLAINTEXT, SIZES
+from anytls_http.pool.session_reading import MIN_ROOM
 
 from .base import StreamSocket
 from .tls import AnyTLSTLSSocket
@@ -69,8 +70,8 @@ class AnyTLSSocket(StreamSocket):
         """Whether the server said that it reached the target (or sent its data)."""
         return self._session.acknowledged
 
-    def _read_into(self, view: memoryview, deadline: float | None) -> int:
-        return self._receive(len(view), view, deadline)
+    def _read_into(self, view: memoryview, deadline: float | None, room: int = MIN_ROOM) -> int:
+        return self._receive(len(view), view, deadline, room)
 
     def _read(self, max_bytes: int, deadline: float | None) -> bytes:
         pieces: list[bytes] = []
@@ -82,13 +83,17 @@ class AnyTLSSocket(StreamSocket):
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _receive(
-        self, size: int, to: memoryview | Callable[[memoryview], object], deadline: float | None
+        self,
+        size: int,
+        to: memoryview | Callable[[memoryview], object],
+        deadline: float | None,
+        room: int = MIN_ROOM,
     ) -> int:
-        """Hand up to ``size`` bytes on; ``to``: as ``Session.receive``."""
+        """Hand up to ``size`` bytes on; ``to``, ``room``: as ``Session.receive``."""
         if self._read_shut or self._ended:
             return self._nothing_to_read()
         try:
-            return self._session.receive(self._stream_id, size, to, deadline)
+            return self._session.receive(self._stream_id, size, to, deadline, room)
         except AnyTLSError:
             if self._read_shut:
                 return 0

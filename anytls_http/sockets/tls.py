@@ -132,7 +132,7 @@ class AnyTLSTLSSocket(StreamSocket):
             self._unsent = bytes(view)  # TLS with the target would break without it
             raise
 
-    def _read_into(self, view: memoryview, deadline: float | None) -> int:
+    def _read_into(self, view: memoryview, deadline: float | None, room: int = MIN_ROOM) -> int:
         if self._read_shut:
             return 0
         if not self._reader.acquire(blocking=False):
@@ -156,7 +156,7 @@ class AnyTLSTLSSocket(StreamSocket):
                 if not engine.drained:  # else OpenSSL would only raise an exception, which is dear
                     count = engine.decrypt_into(view, WHOLE_RECORD)
                     if count > 0:
-                        return self._fill_up(view, count)
+                        return self._fill_up(view, count, room)
                     if count == END:
                         return END
                 if engine.has_output:
@@ -170,7 +170,7 @@ class AnyTLSTLSSocket(StreamSocket):
         finally:
             self._reader.release()
 
-    def _fill_up(self, view: memoryview, count: int) -> int:
+    def _fill_up(self, view: memoryview, count: int, room: int) -> int:
         """Go on filling ``view`` after its first ``count`` bytes, with what is at hand: its user pays by the piece.
 
         Returns the new count; an error is for the next call.
@@ -178,7 +178,7 @@ class AnyTLSTLSSocket(StreamSocket):
         engine = self._engine
         size = len(view)
         while count < size:
-            if engine.hungry and size - count >= MIN_ROOM and self._fill_if_at_hand():
+            if engine.hungry and size - count >= room and self._fill_if_at_hand():
                 least = WHOLE_RECORD
             elif engine.drained:
                 break

@@ -66,6 +66,20 @@ class TestReading:
         wait_until(lambda: sock._session._tls.unread() > len(body))
         assert sock.recv(65536) == body
 
+    def test_who_wants_whole_pieces_gets_them_in_one_read(self, pair: Pair) -> None:
+        sock, far = pair
+        body = bytes(range(256)) * 200
+        far.sendall(body)
+        wait_until(lambda: sock._session._tls.unread() > len(body))
+        with sock.makefile("rb") as file:
+            buffer = bytearray(20_000)
+            count = file.raw.readinto(buffer)
+            assert 8192 < count < 20_000, "a record's rest is left for the next read"
+            file.raw.room = 0
+            more = bytearray(20_000)
+            assert file.raw.readinto(more) == 20_000
+            assert buffer[:count] + more == body[: count + 20_000]
+
     def test_what_was_read_ahead_is_there_at_once(self, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(tls_module, "FEED_SIZE", 16384)
         sock, far = pair
