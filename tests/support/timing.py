@@ -31,6 +31,17 @@ def takes(least: float, most: float | None = None) -> Iterator[None]:
         assert least - 0.01 <= took <= limit, f"took {took:.3f} s instead of {least:g} to {limit:g} s"
 
 
+@contextlib.contextmanager
+def uses_cpu(most: float) -> Iterator[None]:
+    """Assert that this thread works for ``most`` seconds at the most in the block, however busy the machine is."""
+    begin = time.thread_time()
+    try:
+        yield
+    finally:
+        used = time.thread_time() - begin
+        assert used <= most, f"used {used:.3f} s of CPU instead of up to {most:g} s"
+
+
 def wait_until(predicate: Callable[[], bool], timeout: float | None = None, what: str = "") -> None:
     """Poll ``predicate`` every 5 ms; raises :class:`TimeoutError` after ``timeout`` seconds (``PATIENCE``)."""
     timeout = PATIENCE if timeout is None else timeout + STARVED
