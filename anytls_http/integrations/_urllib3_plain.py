@@ -36,7 +36,7 @@ _TAKEN = frozenset(inspect.signature(HTTPResponse).parameters)  # more with each
 class PlainHTTPResponse(HTTPResponse):
     """urllib3's response, whose body doesn't pass through the buffer of a decoder where there is nothing to decode."""
 
-    #: Where the body comes from, if that is known.
+    #: Where the body comes from, if that is known. Caches put a file of their own before it (CacheControl).
     source: TunnelResponse | None = None
     _known_encoded: bool | None = None
 
@@ -58,7 +58,7 @@ class PlainHTTPResponse(HTTPResponse):
         if self._is_encoded:
             return super().read(amt, decode_content, cache_content)
         left = self.length_remaining
-        if amt is not None and left is not None and 0 < amt < left and self.source is not None:
+        if amt is not None and left is not None and 0 < amt < left and self._fp is self.source is not None:
             data = self._read_piece(self.source, amt)
             if data:
                 self.length_remaining = left - len(data)

@@ -317,6 +317,30 @@ class TestResponses:
 
         assert outcome(PlainHTTPConnection) == outcome(HTTPConnection)
 
+    def test_who_listens_to_the_body_hears_all_of_it(self) -> None:
+        """As CacheControl does, in whose cache the body ends so."""
+
+        class Listening:
+            def __init__(self, fp: Any) -> None:
+                self._fp = fp
+                self.heard = b""
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self._fp, name)
+
+            def read(self, amt: int | None = None) -> bytes:
+                data: bytes = self._fp.read(amt)
+                self.heard += data
+                return data
+
+        connection = connected(PlainHTTPConnection, Sock(OK))
+        connection.request("GET", "/x", headers=USUAL, preload_content=False)
+        response = connection.getresponse()
+        listening = Listening(response._fp)
+        response._fp = listening
+        assert [response.read(1) for _ in range(4)] == [b"b", b"o", b"d", b"y"]
+        assert listening.heard == b"body"
+
     def test_what_was_read_in_pieces_is_not_kept_as_data(self) -> None:
         def outcome(kind: type[HTTPConnection]) -> tuple[bytes, ...]:
             connection = connected(kind, Sock(OK))
