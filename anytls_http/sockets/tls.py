@@ -205,10 +205,17 @@ class AnyTLSTLSSocket(StreamSocket):
         return True
 
     def _answer(self, deadline: float | None) -> None:
-        """Send what reading produced, unless a writer is at it: he takes it along."""
+        """Send what reading produced, unless a writer is at it: he takes it along.
+
+        Who can't be answered any more may have said all the same what is to be read.
+        """
         if self._writer.acquire(blocking=False):
             try:
                 self._flush(deadline)
+            except AnyTLSTimeout:
+                raise
+            except (AnyTLSError, OSError):
+                pass
             finally:
                 self._writer.release()
 
@@ -249,6 +256,8 @@ class AnyTLSTLSSocket(StreamSocket):
                     if count != NEED_INPUT:
                         self._held = bytes(held[:count])
                         return True
+                if self._engine.has_output:
+                    self._answer(AT_ONCE)  # who has not heard the end of the handshake says nothing
                 if not self._inner.is_readable():
                     return False  # a late session ticket is no sign of a stale connection
                 self._fill(AT_ONCE)

@@ -174,6 +174,14 @@ class TestStream:
         assert sock.recv(10) == b"last"
         assert sock.recv(10) == b""
 
+    def test_the_end_of_who_can_not_be_answered(self, pair: Pair) -> None:
+        """As when the target asks for new keys, and ends the stream before it has them."""
+        sock, far = pair
+        far.close()
+        wait_until(sock._inner.is_readable)
+        sock._ssl_object.write(b"an answer that reading has produced")
+        assert sock.recv(10) == b""
+
     def test_unwrap_gives_the_plain_stream(self, pair: Pair) -> None:
         sock, far = pair
         other = Background(far.unwrap)
@@ -215,6 +223,18 @@ class TestReadable:
         far.close()
         wait_until(sock.is_readable)
         assert sock.recv(1) == b""
+
+    def test_who_speaks_first_has_heard_the_end_of_the_handshake(
+        self, client: AnyTLSClient, target: Target
+    ) -> None:
+        with client.create_connection(target.address, timeout=5) as plain:
+            far = Background(lambda: server_side(target.accept()))
+            with plain.start_tls(CERTIFICATE.client_context(), "target.test") as sock:
+                wait_until(lambda: sock.is_readable() or not far.running)
+                with far.result() as end:
+                    end.sendall(b"220 mail.test")
+                    wait_until(sock.is_readable)
+                    assert sock.recv(20) == b"220 mail.test"
 
     def test_a_late_session_ticket_is_nothing(
         self, client: AnyTLSClient, server: AnyTLSServer, target: Target
