@@ -11,57 +11,36 @@ from hypothesis import strategies as st
 
 from anytls_http.net.tls_engine import END, NEED_INPUT, RECORD_SIZE, WHOLE_RECORD, TLSEngine
 from anytls_http.testing import make_certificate
+from tests.support.memory_tls import MemoryTLS
 
 
-class Peer:
-    """The server's end of a TLS connection of which ``engine`` is the client's."""
+class Peer(MemoryTLS):
+    """The other end of ``engine``."""
 
-    def __init__(self, client: ssl.SSLContext, server: ssl.SSLContext) -> None:
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = server.wrap_bio(self._incoming, self._outgoing, server_side=True)
+    def __init__(self, client: ssl.SSLContext) -> None:
+        super().__init__(CERTIFICATE)
         self.engine = TLSEngine(client, "engine.test")
         while not self.engine.handshake():
-            self._incoming.write(self.engine.take_output())
-            self._step()
-            self.engine.feed(self._outgoing.read())
-        self._incoming.write(self.engine.take_output())
-        self._step()
-        self.engine.feed(self._outgoing.read())  # session tickets, which no reader is told of
+            self.take(self.engine.take_output())
+            self.engine.feed(self.output())
+        self.take(self.engine.take_output())
+        self.engine.feed(self.output())  # session tickets, which no reader is told of
         assert self.engine.decrypt_into(memoryview(bytearray(1))) == NEED_INPUT
-
-    def _step(self) -> None:
-        try:
-            self._tls.do_handshake()
-        except ssl.SSLWantReadError:
-            pass
-
-    def record(self, data: bytes) -> bytes:
-        """Return ``data`` as a record, as several where it is over 16 KiB."""
-        self._tls.write(data)
-        return self._outgoing.read()
-
-    def goodbye(self) -> bytes:
-        """Return a close_notify."""
-        try:
-            self._tls.unwrap()
-        except ssl.SSLWantReadError:
-            pass
-        return self._outgoing.read()
 
 
 CERTIFICATE = make_certificate("engine.test")
 
 
 @pytest.fixture(scope="module", params=["TLSv1_2", "TLSv1_3"])
-def contexts(request: pytest.FixtureRequest) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+def context(request: pytest.FixtureRequest) -> ssl.SSLContext:
     client = ssl.create_default_context(cadata=CERTIFICATE.ca_pem)
     client.maximum_version = ssl.TLSVersion[request.param]
-    return client, CERTIFICATE.server_context()
+    return client
 
 
 @pytest.fixture
-def peer(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> Peer:
-    return Peer(*contexts)
+def peer(context: ssl.SSLContext) -> Peer:
+    return Peer(context)
 
 
 def body_of(sizes: list[int]) -> Iterator[bytes]:
@@ -80,13 +59,13 @@ RECORDS = st.lists(st.one_of(st.integers(1, 40), st.sampled_from([7, 1000, RECOR
     leasts=st.lists(st.sampled_from([1, WHOLE_RECORD]), min_size=1, max_size=3),
 )
 def test_any_records_in_any_pieces(
-    contexts: tuple[ssl.SSLContext, ssl.SSLContext],
+    context: ssl.SSLContext,
     sizes: list[int],
     cuts: list[int],
     views: list[int],
     leasts: list[int],
 ) -> None:
-    peer = Peer(*contexts)
+    peer = Peer(context)
     engine = peer.engine
     pieces = [piece[:size] for piece, size in zip(body_of(sizes), sizes, strict=True)]
     ciphertext = b"".join(map(peer.record, pieces)) + peer.goodbye()
