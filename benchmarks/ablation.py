@@ -79,7 +79,7 @@ def asking_for_cut_records() -> Iterator[None]:
     with (
         mock.patch.object(session_reading, "WHOLE_RECORD", 1),
         mock.patch.object(tls_module, "WHOLE_RECORD", 1),
-        mock.patch.object(session_reading, "ROOM_FOR_STEP", session_reading.MIN_ROOM),
+        mock.patch.object(tls_module, "ROOM_FOR_STEP", session_reading.MIN_ROOM),
     ):
         yield
 

@@ -58,21 +58,21 @@ class PlainHTTPResponse(HTTPResponse):
         if self._is_encoded:
             return super().read(amt, decode_content, cache_content)
         left = self.length_remaining
-        if amt is not None and left is not None and 0 < amt < left and self._fp is self.source is not None:
-            data = self._read_piece(self.source, amt)
-            if data:
-                self.length_remaining = left - len(data)
-                return data
-        return super().read(amt, False, cache_content)
-
-    def _read_piece(self, source: TunnelResponse, size: int) -> bytes:
-        """Read ``size`` bytes that are not the last, fewer where the body ends too early: then urllib3 says so."""
+        source = self.source
+        if amt is None or left is None or not 0 < amt < left or source is None or self._fp is not source:
+            return super().read(amt, False, cache_content)
+        # A piece that isn't the last.
         try:
-            data = source.read(size)
-        except BaseException:
+            data = source.read(amt)
+        except (
+            BaseException
+        ):  # an interrupt too: urllib3 gives the connection up, and has its say on the error
             with self._error_catcher():
                 raise
+        if not data:
+            return super().read(amt, False, cache_content)  # the body has ended too early: urllib3 says so
         self._fp_bytes_read += len(data)
+        self.length_remaining = left - len(data)
         self._uncached_read_occurred = True
         return data
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from anytls_http.errors import AnyTLSError, AnyTLSTimeout
-from anytls_http.net.tls import FEED_SIZE
 from anytls_http.net.tls_engine import END, NEED_INPUT, RECORD_SIZE, WHOLE_RECORD
 from anytls_http.net.waiting import AT_ONCE, deadline_after, earlier, remaining
 from anytls_http.protocol.frames import HEADER_SIZE
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
 #: With less than this (bytes) still wanted, what was read is handed out: more would cost a record's leftover. Not where
 #: the reader would only ask for the rest at once.
 MIN_ROOM = RECORD_SIZE // 2
-#: The same before another step's ciphertext is decrypted, for who has room for more than one step (TLS in the tunnel):
-#: with less room, each step from then on would be decrypted in two parts, one of them with the rest of the step before.
-ROOM_FOR_STEP = FEED_SIZE // 2
 #: Reads from the connection that one call without waiting makes at the most.
 MAX_FILLS = 16
 
@@ -81,7 +77,6 @@ class SessionReading(SessionInput):
         protocol = self._protocol
         tls = self._tls
         engine = tls.engine
-        room_for_more = room if size <= FEED_SIZE else ROOM_FOR_STEP
         total = 0
         waits = 0
         while total < size and not self._unusable:
@@ -117,7 +112,7 @@ class SessionReading(SessionInput):
             elif plain:
                 self._parse_plain()
                 continue
-            if total and size - total < (room_for_more if engine.hungry else room):
+            if total and size - total < room:
                 break
             if engine.hungry and not tls.feed_more() and total:
                 break

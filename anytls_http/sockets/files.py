@@ -22,8 +22,7 @@ FILE_BUFFER = 64 * 1024
 class _Reader(socket.SocketIO):
     """A raw file over a stream; other code finds the stream where it finds the socket of a ``SocketIO``."""
 
-    #: With less than this (bytes) still wanted, a read ends although more is there. Who would ask for the rest at once
-    #: sets it to 0.
+    #: As for ``Session.receive``; who would ask for the rest at once sets it to 0.
     room = MIN_ROOM
     _sock: StreamSocket | None
     _timeout_occurred: bool

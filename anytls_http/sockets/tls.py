@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 TLS_WRITE_SIZE = WRITE_SIZE - 7 * 29
 #: Most ciphertext of TLS in the tunnel that is read in one go (bytes): what two steps of the session decrypt.
 TLS_READ_SIZE = 2 * (FEED_SIZE + RECORD_SIZE)
+#: With room for less than this (bytes) no further step begins: it would be decrypted in two parts, and so would all
+#: that follow, one of them with the rest of the step before.
+ROOM_FOR_STEP = FEED_SIZE // 2
 
 
 class AnyTLSTLSSocket(StreamSocket):
@@ -105,7 +108,7 @@ class AnyTLSTLSSocket(StreamSocket):
 
     def _fill(self, deadline: float | None) -> None:
         engine = self._engine
-        if not self._inner._receive(TLS_READ_SIZE, engine.feed, deadline):
+        if not self._inner._receive(TLS_READ_SIZE, engine.feed, deadline, ROOM_FOR_STEP):
             engine.feed_end()
 
     def _flush(self, deadline: float | None) -> None:
@@ -213,9 +216,11 @@ class AnyTLSTLSSocket(StreamSocket):
             try:
                 self._flush(deadline)
             except AnyTLSTimeout:
-                raise
+                if deadline != AT_ONCE:
+                    raise
+                # What is there can be read all the same; the rest goes before the next.
             except (AnyTLSError, OSError):
-                pass
+                pass  # the read meets what there is to tell
             finally:
                 self._writer.release()
 

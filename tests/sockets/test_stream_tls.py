@@ -236,6 +236,23 @@ class TestReadable:
                     wait_until(sock.is_readable)
                     assert sock.recv(20) == b"220 mail.test"
 
+    def test_an_answer_that_can_not_leave_keeps_nothing_from_being_read(
+        self, pair: Pair, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def blocked(self: AnyTLSTLSSocket, deadline: float | None) -> None:
+            raise AnyTLSTimeout("the connection takes nothing")
+
+        sock, far = pair
+        sock._ssl_object.write(b"as OpenSSL does when the target asks for new keys")
+        monkeypatch.setattr(AnyTLSTLSSocket, "_flush", blocked)
+        far.sendall(b"x")
+        wait_until(sock.is_readable)
+        assert sock.recv(10) == b"x"
+        far.sendall(b"y")
+        wait_until(sock._inner.is_readable)
+        sock.settimeout(0)
+        assert sock.recv(10) == b"y"
+
     def test_a_late_session_ticket_is_nothing(
         self, client: AnyTLSClient, server: AnyTLSServer, target: Target
     ) -> None:
