@@ -28,6 +28,8 @@ STOPPED = "server stopped (SIGSTOP)"
 SWALLOWED = "network that swallows everything"
 #: What a request over dead sessions may take (seconds; the issue's number).
 PROMISED = 3.5
+#: How long all acts of a scene may prepare themselves (seconds).
+PREPARED = 20.0
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -111,20 +113,43 @@ class Scene:
         pause = rules.SILENT_AFTER + 0.05 if silence is None else silence
         with ThreadPoolExecutor(len(self.cases)) as threads:
             running = [(way_of(name), count) for name, count in self.cases]
-            results = [threads.submit(act, self, way, count) for way, count in running]
+            results = [threads.submit(self._run, act, way, count) for way, count in running]
             with contextlib.suppress(threading.BrokenBarrierError):
-                self._prepared.wait(20)
+                self._prepared.wait(PREPARED)
             time.sleep(0.1)  # the servers' last words of the handshakes, which come after the client's
             self.road.block()
             time.sleep(pause)
             self._dead.set()
+            errors = [error for result in results if (error := result.exception(20))]
+            if errors:  # the first that says more than that others were waited for in vain
+                raise min(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError))
             for (way, count), result in zip(running, results, strict=True):
-                yield way, count, result.result(20)
+                yield way, count, result.result()
+
+    def _run(self, act: Callable[[Scene, Way, int], float], way: Way, count: int) -> float:
+        try:
+            return act(self, way, count)
+        except BaseException:
+            self._prepared.abort()
+            raise
 
     def prepared(self) -> None:
         """Called by an act: its sessions are there. Returns when they are dead, and silent."""
-        self._prepared.wait(20)
-        self._dead.wait(20)
+        self._prepared.wait(PREPARED)
+        self._dead.wait(PREPARED)
+
+
+class MeetingSite(Site):
+    """A site that answers ``GET`` requests once ``count`` of them have come: no two can share a connection."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self._together = threading.Barrier(count)
+
+    def count_request(self, method: str, path: str) -> None:
+        super().count_request(method, path)
+        if method == "GET":
+            self._together.wait(PREPARED)
 
 
 def request_over_idle_sessions(scene: Scene, way: Way, count: int) -> float:
@@ -142,19 +167,13 @@ def request_over_idle_sessions(scene: Scene, way: Way, count: int) -> float:
 
 
 def request_over_kept_alive_connections(scene: Scene, way: Way, count: int) -> float:
-    together = threading.Barrier(count)
-
-    def keep_alive(_: int) -> None:
-        together.wait(20)
-        http.get(f"{site.url}/slow?seconds=0.3")
-
     with (
-        Site() as site,
+        MeetingSite(count) as site,
         AnyTLSClient(scene.road.outbound()) as client,
-        way.open(client, timeout=5, connections=60) as http,
+        way.open(client, timeout=5 + STARVED, connections=60) as http,
     ):
         with ThreadPoolExecutor(count) as threads:
-            list(threads.map(keep_alive, range(count)))
+            list(threads.map(http.get, [f"{site.url}/"] * count))
         assert client.stats().active == count
         scene.prepared()
         begin = time.monotonic()
