@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from http.client import CannotSendRequest
 from typing import Any, NamedTuple
 
@@ -57,11 +57,25 @@ class PlainHTTPResponse(HTTPResponse):
         """Read up to ``amt`` bytes of the body; arguments as ``HTTPResponse.read``."""
         if self._is_encoded:
             return super().read(amt, decode_content, cache_content)
+        return self._piece(amt) or super().read(amt, False, cache_content)
+
+    def stream(
+        self, amt: int | None = 2**16, decode_content: bool | None = None
+    ) -> Generator[bytes, None, None]:
+        """Yield the body in pieces of up to ``amt`` bytes, as ``HTTPResponse.stream``."""
+        if not self._is_encoded and "read" not in vars(self):  # somebody's own read is asked for each piece
+            while piece := self._piece(amt):
+                yield piece
+        yield from super().stream(amt, decode_content)
+
+    def _piece(self, amt: int | None) -> bytes:
+        """Read a piece that isn't the last; nothing where it may be, or where it takes urllib3 to tell what it is."""
         left = self.length_remaining
         source = self.source
-        if amt is None or left is None or not 0 < amt < left or source is None or self._fp is not source:
-            return super().read(amt, False, cache_content)
-        # A piece that isn't the last.
+        if amt is None or left is None or not 0 < amt < left:
+            return b""
+        if source is None or self._fp is not source or source.fp is None:
+            return b""
         try:
             data = source.read(amt)
         except (
@@ -70,7 +84,7 @@ class PlainHTTPResponse(HTTPResponse):
             with self._error_catcher():
                 raise
         if not data:
-            return super().read(amt, False, cache_content)  # the body has ended too early: urllib3 says so
+            return super().read(amt, False)  # the body has ended too early: urllib3 says so
         self._fp_bytes_read += len(data)
         self.length_remaining = left - len(data)
         self._uncached_read_occurred = True

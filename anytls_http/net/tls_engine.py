@@ -77,10 +77,12 @@ class TLSEngine:
                 return False
             return True
 
-    def feed(self, ciphertext: bytes | bytearray | memoryview) -> None:
-        """Take over what the peer has sent."""
+    def feed(self, ciphertext: Iterable[bytes | bytearray | memoryview]) -> None:
+        """Take over what the peer has sent, in pieces."""
+        write = self._incoming.write
         with self._lock:
-            self._incoming.write(ciphertext)
+            for piece in ciphertext:
+                write(piece)
             self.drained = self.hungry = False
             self.partial = True
 

@@ -159,7 +159,7 @@ class AnyTLSTLSSocket(StreamSocket):
                 if not engine.drained:  # else OpenSSL would only raise an exception, which is dear
                     count = engine.decrypt_into(view, WHOLE_RECORD)
                     if count > 0:
-                        return self._fill_up(view, count, room)
+                        return count if count == len(view) else self._fill_up(view, count, room)
                     if count == END:
                         return END
                 if engine.has_output:

@@ -13,13 +13,14 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from urllib3 import HTTPResponse
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError
 from urllib3.util import SKIP_HEADER
 
+from anytls_http.integrations import _http_response
 from anytls_http.integrations._http1_heads import SMALL_BODY
 from anytls_http.integrations._http_response import PlainMessage
 from anytls_http.integrations._urllib3_plain import PlainHTTPConnection
@@ -28,12 +29,16 @@ USUAL = {"User-Agent": "x/1", "Accept-Encoding": "gzip, deflate", "Accept": "*/*
 OK = b"HTTP/1.1 200 OK\r\nServer: x\r\nContent-Length: 4\r\nSet-Cookie: a=b\r\nset-cookie: c=d\r\n\r\nbody"
 
 
+class Answer(io.BytesIO):
+    """What is said, of which a file may be told how to read it (``room``)."""
+
+
 class Sock:
     """A socket that keeps what is sent, and answers with ``answer``."""
 
     def __init__(self, answer: bytes = b"") -> None:
         self.sent: list[bytes] = []
-        self.answer = io.BytesIO(answer)
+        self.answer = Answer(answer)
         self.timeouts: list[Any] = []
         self.closed = False
 
@@ -204,11 +209,11 @@ def told(kind: type[HTTPConnection], answer: bytes, method: str) -> dict[str, An
     return said
 
 
-#: The ways to read a response; ``read1`` is younger than others.
+#: The ways to read a response, a stream piece by piece among them; ``read1`` is younger than others.
 READS = [
     name
-    for name in ("read", "read1", "stream", "data", "readinto", "drain_conn")
-    if hasattr(HTTPResponse, name)
+    for name in ("read", "read1", "stream", "next piece", "data", "readinto", "drain_conn")
+    if name == "next piece" or hasattr(HTTPResponse, name)
 ]
 #: And the sizes that it takes: older ones loop for ever for some.
 SIZES = [None, -1, 0, 1, 3, 100] if "read1" in READS else [None, 1, 3, 100]
@@ -239,6 +244,9 @@ class TestResponses:
     def test_the_same(self, answer: bytes, method: str) -> None:
         assert told(PlainHTTPConnection, answer, method) == told(HTTPConnection, answer, method)
 
+    @example([("stream", 1, None)], b"", False, 1)
+    @example([("drain_conn", None, None), ("stream", 1, None)], b"", False, 1)
+    @example([("next piece", 10, None)] * 3, b"", False, 1)
     @given(
         st.lists(
             st.tuples(
@@ -250,8 +258,11 @@ class TestResponses:
         ),
         st.sampled_from([b"", b"Content-Encoding: gzip\r\n", b"Content-Encoding: identity\r\n"]),
         st.booleans(),
+        st.sampled_from([1, _http_response.LARGE_PIECE]),
     )
-    def test_any_reads(self, reads: list[tuple[str, Any, Any]], encoding: bytes, is_whole: bool) -> None:
+    def test_any_reads(
+        self, reads: list[tuple[str, Any, Any]], encoding: bytes, is_whole: bool, large: int
+    ) -> None:
         body = gzip.compress(b"the body of it", mtime=0) if b"gzip" in encoding else b"the body of it"
         length = len(body) + (0 if is_whole else 3)
         answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n%s\r\n%s" % (length, encoding, body)
@@ -264,6 +275,7 @@ class TestResponses:
             drops = not is_whole and not encoding
             if drops:
                 response.decode_content = False
+            steps: Iterator[bytes] | None = None
             for act, size, decodes in reads:
                 if drops:
                     decodes = False
@@ -272,6 +284,9 @@ class TestResponses:
                         yield response.data
                     elif act == "drain_conn":
                         response.drain_conn()
+                    elif act == "next piece":
+                        steps = response.stream(size, decodes) if steps is None else steps
+                        yield next(steps, "the end")
                     elif act == "readinto":
                         buffer = bytearray(size if size and size > 0 else 2)
                         yield response.readinto(buffer), bytes(buffer)
@@ -283,7 +298,8 @@ class TestResponses:
                     return  # whoever reads on may do so for ever: urllib3's buffer is never empty then
                 yield response.tell(), response.length_remaining, response.isclosed(), response.closed
 
-        assert list(outcomes(PlainHTTPConnection)) == list(outcomes(HTTPConnection))
+        with mock.patch.object(_http_response, "LARGE_PIECE", large):
+            assert list(outcomes(PlainHTTPConnection)) == list(outcomes(HTTPConnection))
 
     @pytest.mark.parametrize(
         "error",
@@ -340,6 +356,14 @@ class TestResponses:
         response._fp = listening
         assert [response.read(1) for _ in range(4)] == [b"b", b"o", b"d", b"y"]
         assert listening.heard == b"body"
+
+    def test_who_has_put_a_read_of_their_own_is_asked_for_each_piece(self) -> None:
+        connection = connected(PlainHTTPConnection, Sock(OK))
+        connection.request("GET", "/x", headers=USUAL, preload_content=False)
+        response = connection.getresponse()
+        with mock.patch.object(response, "read", wraps=response.read) as read:
+            assert list(response.stream(3)) == [b"bod", b"y"]
+        assert [call.kwargs["amt"] for call in read.call_args_list] == [3, 3]
 
     def test_what_was_read_in_pieces_is_not_kept_as_data(self) -> None:
         def outcome(kind: type[HTTPConnection]) -> tuple[bytes, ...]:

@@ -61,6 +61,42 @@ def test_any_stream_cut_anywhere_parses_alike(data: bytes, places: list[int]) ->
     assert facts(pieces.session) == facts(whole.session)
 
 
+#: What a download is made of, and what may come between: data of the open stream, of others, empty, and its end.
+DOWNLOADS = st.lists(
+    st.builds(
+        encode_frame,
+        st.sampled_from(
+            [Command.PSH] * 6 + [Command.FIN, Command.WASTE, Command.SYNACK, Command.HEART_REQUEST]
+        ),
+        st.sampled_from([1] * 6 + [0, 2]),
+        DATA,
+    ),
+    max_size=12,
+).map(b"".join)
+
+
+@given(
+    st.one_of(STREAMS, DOWNLOADS),
+    st.lists(st.integers(0, 1 << 20), max_size=30),
+    st.one_of(st.integers(1, 50), st.integers(1, 1 << 20)),
+)
+def test_payload_taken_the_short_way_is_the_same(data: bytes, places: list[int], most: int) -> None:
+    whole = Driver(with_open_stream()).feed(data)
+    pieces = Driver(with_open_stream()).feed_all(cut(data, places), most)
+    assert pieces.log == whole.log
+    assert facts(pieces.session) == facts(whole.session)
+
+
+def test_a_download_is_taken_without_a_round_for_each_frame() -> None:
+    session = with_open_stream()
+    data = b"".join(encode_frame(Command.PSH, 1, b"%d" % number * 1000) for number in range(5))
+    driver = Driver(session).feed_frame(Command.SYNACK, 1)
+    pieces: list[memoryview] = []
+    assert session.take_payload(memoryview(data), 1 << 20, pieces) == len(data)
+    assert [piece[0] for piece in pieces] == list(b"01234")
+    assert driver.session.frames_received == 6
+
+
 @given(
     st.lists(st.builds(encode_frame, COMMANDS, STREAM_IDS, st.binary(max_size=20)), max_size=10).map(b"".join)
 )
