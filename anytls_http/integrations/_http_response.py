@@ -11,15 +11,17 @@ import re
 from http.client import HTTPMessage, HTTPResponse
 from typing import Any
 
+from anytls_http.sockets.files import FILE_BUFFER
+
 from ._http1_heads import MAX_DIGITS, response_pattern
 from ._plain_headers import PlainState
 
 #: A head that http.client would neither refuse, nor repair, nor take for a mail of several parts; but for the limits.
 PLAIN_HEAD = response_pattern(rb"(?!(?i:content-type):[\t ]*(?i:multipart|message))")
 _HEADER = re.compile(r"([^:]+):[\t ]*([^\r]*)\r\n")
-#: Bytes from which on a piece isn't worth a copy. Once a piece has come short, a buffered file goes on to fill its
-#: buffer first.
-LARGE_PIECE = 16 * 1024
+#: Bytes from which on a piece is read past the buffer of the file: smaller ones cost less as copies out of it. Once a
+#: piece has come short, a buffered file goes on to fill its buffer first.
+LARGE_PIECE = FILE_BUFFER
 #: Fewer headers than http.client ever refuses.
 MANY_HEADERS = 64
 

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
-from anytls_http.errors import AnyTLSError, AuthenticationError, SessionClosed, StreamRefused
+from anytls_http.errors import AnyTLSError, AnyTLSTimeout, AuthenticationError, SessionClosed, StreamRefused
 from anytls_http.net.tls import TLSConnection
 from anytls_http.protocol.session import ClientSession
 
@@ -333,6 +333,9 @@ class SessionCore:
         if isinstance(exc, SessionClosed):
             exc = self._ended(exc)
             self.close("peer", exc)
+        elif isinstance(exc, AnyTLSTimeout):
+            # Who comes later must not take it for a time-out of their own, and try again for ever.
+            self.close("error", SessionClosed("the session was given up: a write on it timed out"))
         elif isinstance(exc, AnyTLSError):
             self.close("peer" if isinstance(exc, AuthenticationError) else "error", exc)
         else:

@@ -148,6 +148,9 @@ class TestStream:
         sock.settimeout(0.15)
         with takes(0.15), pytest.raises(AnyTLSTimeout):
             sock.sendall(bytes(OVERFLOW))
+        assert sock.is_readable()
+        with pytest.raises(SessionClosed, match="a write on it timed out"):
+            sock.recv(1)
 
     def test_a_reader_and_a_writer_at_once(self, pair: Pair) -> None:
         sock, far = pair
