@@ -9,6 +9,7 @@ exchange that is traced. It gets the response from its first byte then, so that 
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -16,6 +17,12 @@ from typing import Any
 
 from ._http1_bodies import READ_SIZE, ChunkedBody, MeasuredBody
 from ._http1_heads import SMALL_BODY, PlainRequest, plain_request, plain_response
+
+
+@functools.cache
+def _loggers_of_steps(core: str) -> tuple[logging.Logger, logging.Logger]:
+    """Return where httpcore logs its steps: asking for a logger takes a lock that all threads share."""
+    return logging.getLogger(f"{core}.connection"), logging.getLogger(f"{core}.http11")
 
 
 class HTTP1Connection:
@@ -35,8 +42,7 @@ class HTTP1Connection:
         self._state = "new"  # then "active", "idle" and so on, at the end "closed"
         self._expires = float("inf")
         self._lock = threading.Lock()
-        name = core.__name__
-        self._loggers = [logging.getLogger(f"{name}.connection"), logging.getLogger(f"{name}.http11")]
+        self._loggers = _loggers_of_steps(core.__name__)
 
     def handle_request(self, request: Any) -> Any:
         """Send ``request`` and return the response, whose ``stream`` has to be closed.

@@ -144,10 +144,10 @@ class TunnelTransport:
         core_request = core.Request(
             method=request.method,
             url=core.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
-            headers=request.headers.raw,
             content=request.stream,
             extensions=request.extensions,
         )
+        core_request.headers = request.headers.raw  # bytes, at each of which the constructor would look
         timeouts = request.extensions.get("timeout")
         asked.connect_timeout = timeouts.get("connect") if timeouts else None
         asked.connect_deadline = None
