@@ -70,11 +70,11 @@ class PlainHTTPResponse(HTTPResponse):
 
     def _piece(self, amt: int | None) -> bytes:
         """Read a piece that isn't the last; nothing where it may be, or where it takes urllib3 to tell what it is."""
-        left = self.length_remaining
         source = self.source
-        if amt is None or left is None or not 0 < amt < left:
-            return b""
         if source is None or self._fp is not source or source.fp is None:
+            return b""
+        left = self.length_remaining
+        if amt is None or left is None or not 0 < amt < left:
             return b""
         try:
             data = source.read(amt)

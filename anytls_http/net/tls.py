@@ -121,7 +121,7 @@ class TLSConnection:
         """Give the engine more of the ciphertext that was read; return its size, 0 where nothing is left."""
         piece = self.arrived[:FEED_SIZE]
         if piece:
-            self.engine.feed((piece,))
+            self.engine.feed(piece)
         self.arrived = self.arrived[FEED_SIZE:]
         if not self.arrived:
             self._give_back()
@@ -264,9 +264,9 @@ class TLSConnection:
         """
         with contextlib.suppress(OSError, ValueError):
             # Not receive(): another thread may be waiting in there.
-            self.engine.feed((self.arrived,))
+            self.engine.feed(self.arrived)
             while data := self._sock.recv(FEED_SIZE):
-                self.engine.feed((data,))
+                self.engine.feed(data)
         try:
             while self.engine.decrypt_into(scratch(PLAINTEXT)) > 0:
                 pass

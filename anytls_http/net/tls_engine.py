@@ -77,12 +77,10 @@ class TLSEngine:
                 return False
             return True
 
-    def feed(self, ciphertext: Iterable[bytes | bytearray | memoryview]) -> None:
-        """Take over what the peer has sent, in pieces."""
-        write = self._incoming.write
+    def feed(self, ciphertext: bytes | bytearray | memoryview) -> None:
+        """Take over what the peer has sent."""
         with self._lock:
-            for piece in ciphertext:
-                write(piece)
+            self._incoming.write(ciphertext)
             self.drained = self.hungry = False
             self.partial = True
 

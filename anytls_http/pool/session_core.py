@@ -318,10 +318,14 @@ class SessionCore:
         self.closed = True
         self._on_input = None
         self._descriptor = CLOSED
-        self._plain = memoryview(b"")
-        self._protocol.payload_left = 0
+        self._drop_input()
         self.error = SessionClosed("this connection belongs to the process that was forked")
         self._tls.close_inherited()
+
+    def _drop_input(self) -> None:
+        """Forget what was taken in and has no reader yet."""
+        self._plain = memoryview(b"")
+        self._protocol.payload_left = 0
 
     def _break(self, exc: BaseException) -> AnyTLSError:
         """The session can't go on, and ``exc`` says why (the end of a stream alone is no such thing).

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from anytls_http.errors import AnyTLSError, AnyTLSTimeout
 from anytls_http.net.tls_engine import END, NEED_INPUT, RECORD_SIZE, WHOLE_RECORD
 from anytls_http.net.waiting import AT_ONCE, deadline_after, earlier, remaining
+from anytls_http.protocol.frames import HEADER_SIZE
 
 from .session_core import OPEN
 from .session_input import SessionInput
@@ -32,13 +33,13 @@ class SessionReading(SessionInput):
         self,
         stream_id: int,
         size: int,
-        to: memoryview | Callable[[list[memoryview]], object],
+        to: memoryview | Callable[[memoryview], object],
         deadline: float | None,
         room: int = MIN_ROOM,
     ) -> int:
         """Hand up to ``size`` bytes of the stream on, waiting for the first only; return the count, 0 at its end.
 
-        ``to``: a buffer of ``size`` bytes, or what gets some pieces after the other, each valid during its call.
+        ``to``: a buffer of ``size`` bytes, or what gets one piece after the other, each valid during its call.
         ``room``: with less than this (bytes) still wanted, what was read is handed out, although more is there. Raises
         :class:`StreamRefused`, :class:`SessionClosed`, :class:`AuthenticationError`, or
         :class:`AnyTLSTimeout` at ``deadline``, all with nothing taken.
@@ -58,6 +59,7 @@ class SessionReading(SessionInput):
         except AnyTLSError as exc:
             raise self._break(exc) from exc.__cause__
         except BaseException as exc:
+            self._drop_input()  # what follows would come after a gap
             self._break(exc)
             raise
         finally:
@@ -69,7 +71,7 @@ class SessionReading(SessionInput):
         self,
         stream_id: int,
         size: int,
-        to: memoryview | Callable[[list[memoryview]], object],
+        to: memoryview | Callable[[memoryview], object],
         deadline: float | None,
         room: int,
     ) -> int:
@@ -82,16 +84,26 @@ class SessionReading(SessionInput):
             plain = self._plain
             left = protocol.payload_left
             if plain and protocol.stream_id == stream_id:
-                pieces: list[memoryview] = []
-                wanted = size - total
-                if self.closed and left < wanted:
-                    wanted = left  # what follows is for who asks for the reason
-                self._plain = plain = plain[protocol.take_payload(plain, wanted, pieces) :]
-                left = protocol.payload_left
-                if pieces:
-                    total = self._hand_out(pieces, to, total)
-                    if total == size:
+                while plain and total < size:
+                    if left:
+                        piece = plain[: min(left, size - total)]
+                        count = len(piece)
+                        if isinstance(to, memoryview):
+                            to[total : total + count] = piece
+                        else:
+                            to(piece)
+                        plain = plain[count:]
+                        left -= count
+                        protocol.payload_left = left
+                        total += count
+                    elif not self.closed and protocol.payload_follows(plain):
+                        plain = plain[HEADER_SIZE:]
+                        left = protocol.payload_left
+                    else:
                         break
+                self._plain = plain
+                if total == size:
+                    break
             if left and protocol.stream_id == stream_id:
                 pass  # more of it is to be decrypted
             elif total and self._over_or_dead():
@@ -136,20 +148,6 @@ class SessionReading(SessionInput):
                 raise AnyTLSTimeout("timed out while waiting for data")
             self._wait_for_input(deadline)
             waits += 1
-        return total
-
-    @staticmethod
-    def _hand_out(
-        pieces: list[memoryview], to: memoryview | Callable[[list[memoryview]], object], total: int
-    ) -> int:
-        """Hand ``pieces`` on, after the ``total`` bytes before them; return the new total."""
-        if not isinstance(to, memoryview):
-            to(pieces)
-            return total + sum(map(len, pieces))
-        for piece in pieces:
-            end = total + len(piece)
-            to[total:end] = piece
-            total = end
         return total
 
     def wait_open(self, stream_id: int, deadline: float | None, version_1_after: float) -> None:

@@ -279,43 +279,27 @@ class ClientSession:
 
     # -- incoming ------------------------------------------------------------------------------------
 
-    def take_payload(self, plain: memoryview, most: int, pieces: list[memoryview]) -> int:
-        """Add up to ``most`` bytes of the open stream's data, with which ``plain`` begins, to ``pieces``.
+    def payload_follows(self, plain: memoryview) -> bool:
+        """Whether ``plain`` begins with the header of more of the open stream's data, which it uses up then.
 
-        The short way through a download: a header between two pieces is used up, if it only says that more of the
-        data follows. Returns the bytes of ``plain`` that are done with; all else is for :meth:`filled` to tell.
+        The short way through a download: False says nothing, the header may be of another kind, or cut.
         """
-        begin = 0
-        size = len(plain)
-        last = min(size, most)  # the end of what is wanted
-        left = self.payload_left
-        goes_on = self.acknowledged and not (
-            self._have
+        if (
+            len(plain) < HEADER_SIZE
+            or self._have
             or self.skip_left
             or self._body_command >= 0
+            or not self.acknowledged
             or self.peer_closed
             or self.refusal is not None
-        )
-        while begin < last:
-            if not left:
-                if not goes_on or size - begin < HEADER_SIZE:
-                    break
-                command, stream_id, left = _UNPACK(plain, begin)
-                if command != _PSH or stream_id != self.stream_id:
-                    left = 0
-                    break
-                self.frames_received += 1
-                begin += HEADER_SIZE
-                if last < size:
-                    last = min(last + HEADER_SIZE, size)
-            end = begin + left
-            if end > last:
-                end = last
-            pieces.append(plain[begin:end])
-            left += begin - end
-            begin = end
-        self.payload_left = left
-        return begin
+        ):
+            return False
+        command, stream_id, size = _UNPACK(plain)
+        if command != _PSH or stream_id != self.stream_id:
+            return False
+        self.frames_received += 1
+        self.payload_left = size
+        return True
 
     def payload_taken(self, count: int) -> None:
         """``count`` bytes of the stream's data were read."""

@@ -74,18 +74,18 @@ class AnyTLSSocket(StreamSocket):
         return self._receive(len(view), view, deadline, room)
 
     def _read(self, max_bytes: int, deadline: float | None) -> bytes:
-        parts: list[bytes] = []
+        pieces: list[bytes] = []
 
-        def take(pieces: list[memoryview]) -> None:
-            parts.append(b"".join(pieces))  # a buffer in between would mean two copies
+        def take(piece: memoryview) -> None:
+            pieces.append(bytes(piece))  # a buffer in between would mean two copies
 
         self._receive(min(max_bytes, SIZES[PLAINTEXT]), take, deadline)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _receive(
         self,
         size: int,
-        to: memoryview | Callable[[list[memoryview]], object],
+        to: memoryview | Callable[[memoryview], object],
         deadline: float | None,
         room: int = MIN_ROOM,
     ) -> int:

@@ -66,6 +66,7 @@ def test_the_table_of_errors() -> None:
         "the server can't reach the target": "refused",
         "the target's certificate": "target_not_trusted",
         "connecting took too long": "connect_timeout",
+        "sending took too long": "write_timeout",
         "the answer took too long": "read_timeout",
         "the tunnel broke while the answer": "broken",
         "the target ended its body": "body_cut",

@@ -22,9 +22,9 @@ class Peer(MemoryTLS):
         self.engine = TLSEngine(client, "engine.test")
         while not self.engine.handshake():
             self.take(self.engine.take_output())
-            self.engine.feed([self.output()])
+            self.engine.feed(self.output())
         self.take(self.engine.take_output())
-        self.engine.feed([self.output()])  # session tickets, which no reader is told of
+        self.engine.feed(self.output())  # session tickets, which no reader is told of
         assert self.engine.decrypt_into(memoryview(bytearray(1))) == NEED_INPUT
 
 
@@ -75,7 +75,7 @@ def test_any_records_in_any_pieces(
         # A caller feeds a hungry engine where it can, and one that is drained always.
         if ciphertext and (engine.drained or engine.hungry):
             size = cuts[calls % len(cuts)]
-            engine.feed([ciphertext[:size]])
+            engine.feed(ciphertext[:size])
             ciphertext = ciphertext[size:]
         buffer = bytearray(views[calls % len(views)])
         count = engine.decrypt_into(memoryview(buffer), leasts[calls % len(leasts)] if ciphertext else 1)
@@ -95,7 +95,7 @@ def test_any_records_in_any_pieces(
 
 def test_what_has_no_room_is_left_in_an_engine_that_is_neither_drained_nor_hungry(peer: Peer) -> None:
     engine = peer.engine
-    engine.feed([peer.record(b"0123456789")])
+    engine.feed(peer.record(b"0123456789"))
     assert engine.decrypt_into(memoryview(bytearray(7))) == 7
     assert not engine.drained and not engine.hungry
     buffer = bytearray(7)
@@ -107,18 +107,18 @@ def test_what_has_no_room_is_left_in_an_engine_that_is_neither_drained_nor_hungr
 def test_less_than_a_record_is_left_for_what_is_at_hand(peer: Peer) -> None:
     engine = peer.engine
     ciphertext = peer.record(bytes(3 * RECORD_SIZE))
-    engine.feed([ciphertext[:-1]])
+    engine.feed(ciphertext[:-1])
     buffer = memoryview(bytearray(4 * RECORD_SIZE))
     assert engine.decrypt_into(buffer, WHOLE_RECORD) == 2 * RECORD_SIZE
     assert engine.hungry and not engine.drained and engine.partial
-    engine.feed([ciphertext[-1:]])
+    engine.feed(ciphertext[-1:])
     assert not engine.hungry
     assert engine.decrypt_into(buffer, WHOLE_RECORD) == RECORD_SIZE
     assert engine.hungry and engine.drained and not engine.partial
 
 
 def test_small_records_are_handed_out_in_one_piece(peer: Peer) -> None:
-    peer.engine.feed([b"".join(peer.record(b"%d" % number) for number in range(10))])
+    peer.engine.feed(b"".join(peer.record(b"%d" % number) for number in range(10)))
     buffer = bytearray(100)
     assert peer.engine.decrypt_into(memoryview(buffer)) == 10
     assert buffer[:10] == b"0123456789"
@@ -127,7 +127,7 @@ def test_small_records_are_handed_out_in_one_piece(peer: Peer) -> None:
 
 def test_garbage_after_the_end_is_not_read_for_ever(peer: Peer) -> None:
     engine = peer.engine
-    engine.feed([peer.record(b"last") + peer.goodbye() + bytes(50_000)])
+    engine.feed(peer.record(b"last") + peer.goodbye() + bytes(50_000))
     buffer = bytearray(100)
     assert engine.decrypt_into(memoryview(buffer)) == 4
     assert engine.decrypt_into(memoryview(buffer)) == END

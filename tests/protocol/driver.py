@@ -90,21 +90,18 @@ class Driver:
     def kinds(self) -> list[EventKind]:
         return [event.kind for event in self.events]
 
-    def feed(self, data: bytes, most: int = 0) -> Driver:
+    def feed(self, data: bytes, short: bool = False) -> Driver:
         """Let the session take all of ``data``; each round takes a byte at the least, so this ends.
 
-        ``most``: before each round, so many bytes of payload are taken the short way.
+        ``short``: headers of more data are used up the short way.
         """
         session = self.session
         view = memoryview(data)
         while view:
             self.check()
-            if most:
-                view = view[self._take_payload(view, most) :]
-                self.check()
-                if not view:
-                    break
-            if session.payload_left:
+            if short and not session.payload_left and session.payload_follows(view):
+                count = HEADER_SIZE
+            elif session.payload_left:
                 count = min(session.payload_left, len(view))
                 self._keep(bytes(view[:count]))
                 session.payload_taken(count)
@@ -121,21 +118,12 @@ class Driver:
         self.check()
         return self
 
-    def _take_payload(self, view: memoryview, most: int) -> int:
-        pieces: list[memoryview] = []
-        used = self.session.take_payload(view, most, pieces)
-        taken = b"".join(pieces)
-        assert len(taken) <= min(most, used)
-        if taken:
-            self._keep(taken)
-        return used
-
     def feed_frame(self, command: int, stream_id: int = 0, data: bytes = b"") -> Driver:
         return self.feed(encode_frame(command, stream_id, data))
 
-    def feed_all(self, chunks: Iterable[bytes], most: int = 0) -> Driver:
+    def feed_all(self, chunks: Iterable[bytes], short: bool = False) -> Driver:
         for chunk in chunks:
-            self.feed(chunk, most)
+            self.feed(chunk, short)
         return self
 
     def check(self) -> None:

@@ -48,6 +48,7 @@ class Library:
     target_not_trusted: type[Exception]
     unreachable: type[Exception]
     connect_timeout: type[Exception]
+    write_timeout: type[Exception]
     read_timeout: type[Exception]
     #: The server died while the answer was awaited; while the body was read.
     broken: type[Exception]
@@ -94,6 +95,7 @@ class Httpx(Library):
         self.wrong_password = self.refused = self.unreachable = module.ConnectError
         self.tunnel_not_trusted = self.target_not_trusted = module.ConnectError
         self.connect_timeout = module.ConnectTimeout
+        self.write_timeout = module.WriteTimeout
         self.read_timeout = module.ReadTimeout
         self.broken = self.body_broken = module.ReadError
         self.body_cut = module.RemoteProtocolError
@@ -150,7 +152,7 @@ class Requests(Library):
         self.tunnel_not_trusted = self.target_not_trusted = module.SSLError
         self.refused = self.unreachable = self.broken = module.ConnectionError
         self.connect_timeout = module.ConnectTimeout
-        self.read_timeout = module.ReadTimeout
+        self.write_timeout = self.read_timeout = module.ReadTimeout  # it has no other
         self.body_broken = BodyBroken
         self.body_cut = module.ChunkedEncodingError
 

@@ -21,6 +21,7 @@ from anytls_http import (
 from anytls_http.testing import Site, make_certificate
 from anytls_http.testing.site import GREETING
 from tests.singbox.http_libraries import Library, Seen, posts, raised
+from tests.support.buffers import OVERFLOW
 from tests.support.singbox import SingBoxServer, free_port, skip_without_singbox
 from tests.support.timing import LATE, takes, wait_until
 
@@ -188,6 +189,16 @@ class TestUnreachable:
             assert http.get(any_site.url) == GREETING
             # It was delivered in the end, or not; but not twice.
             assert posts(any_site) - before <= 1
+
+    def test_a_target_that_takes_nothing(self, lib: Library, server: SingBoxServer) -> None:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as mute,
+            lib.open(server.outbound(), timeout=SHORT) as http,
+        ):
+            url = f"http://127.0.0.1:{mute.getsockname()[1]}/"
+            words = "waiting for the connection to take data"
+            with takes(SHORT), raised(lib.write_timeout, AnyTLSTimeout, words):
+                http.post(url, bytes(OVERFLOW))
 
     def test_slow_target(self, lib: Library, server: SingBoxServer, own_site: Site, ca_file: str) -> None:
         with lib.open(server.outbound(), timeout=SHORT, ca_file=ca_file) as http:

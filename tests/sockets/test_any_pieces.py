@@ -48,12 +48,15 @@ class Plan:
         if small:
             self.outer_records = rng.choice([self.outer_records, [1, 2, 7, 50]])
             self.inner_records = rng.choice([self.inner_records, [1, 5]])
+            self.frames = rng.choice([self.frames, [1, 7, 300]])
         self.cuts = rng.choice(
             [[200_000, 500_000], [3000, 16_000, 17_000, 130_000], [16_384, 16_406, 16_413]]
         )
         inside = ["close_notify inside"] if self.to_target else []
         self.end = rng.choice(["FIN", "FIN and close_notify", "close_notify", "end of TCP", *inside])
         self.reads = rng.choice([[1 << 20], [65536], [8192], [10, 16_384, 65_536, 200_000], [8193, 40_000]])
+        if small:
+            self.reads = rng.choice([self.reads, [7], [1, 7, 3000]])
         self.way = rng.choice(list(WAYS))
 
     def __repr__(self) -> str:

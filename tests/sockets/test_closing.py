@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import os
 import pickle
 import signal
@@ -13,6 +14,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 import pytest
 
@@ -167,6 +169,30 @@ class TestCloseOfASocket:
         with client.create_connection(("127.0.0.1", site.port), timeout=5) as other:
             assert get(other).endswith(GREETING)
 
+    def test_an_interrupted_reader_reads_nothing_beyond_a_gap(
+        self, client: AnyTLSClient, server: AnyTLSServer, target: Target
+    ) -> None:
+        for step in itertools.count(1):
+            sock = client.create_connection(target.address, timeout=10)
+            sock.sendall(b"x")
+            far = target.accept()
+            for _ in range(3):
+                far.sendall(bytes(3000))  # a frame each
+            assert sock.recv(10) == bytes(10)
+            wait_until(lambda: server.sessions[-1].streams[-1].bytes_down >= 9000)
+            try:
+                with interrupted_at(step, "_receive"):
+                    sock.recv_into(bytearray(5000))
+            except Interrupted:
+                with pytest.raises(SessionClosed, match="interrupted"):
+                    sock.recv(1)
+            else:
+                assert step > 20
+                break
+            finally:
+                sock.close()
+                far.close()
+
     def test_a_dropped_socket_gives_its_session_back(
         self, client: AnyTLSClient, server: AnyTLSServer, target: Target
     ) -> None:
@@ -213,6 +239,28 @@ class Interrupted(BaseException):
 
 def interrupt(number: int, frame: object) -> None:
     raise Interrupted
+
+
+@contextlib.contextmanager
+def interrupted_at(step: int, function: str) -> Iterator[None]:
+    """Interrupt this thread before it runs so many lines of the ``function`` of a session."""
+    steps = itertools.count(1)
+
+    def in_function(frame: FrameType, event: str, arg: object) -> object:
+        if event == "line" and next(steps) == step:
+            raise Interrupted
+        return in_function
+
+    def everywhere(frame: FrameType, event: str, arg: object) -> object:
+        code = frame.f_code
+        return in_function if code.co_name == function and "/pool/" in code.co_filename else None
+
+    before = sys.gettrace()
+    sys.settrace(everywhere)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
 
 
 @contextlib.contextmanager
