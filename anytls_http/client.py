@@ -12,7 +12,7 @@ from .datagrams import AnyTLSDatagram
 from .detour import Detour
 from .errors import ClientClosed, StreamRefused
 from .net.steps import step, watched
-from .net.waiting import AT_ONCE, deadline_after
+from .net.waiting import AT_ONCE, deadline_after, valid_timeout
 from .pool.events import EventHooks
 from .pool.pool import Pool
 from .pool.stats import PoolStats, SessionInfo
@@ -158,7 +158,7 @@ class AnyTLSClient:
 def _seconds(timeout: float | EllipsisType | None) -> float | None:
     if timeout is _NOT_GIVEN or isinstance(timeout, EllipsisType):
         return socket.getdefaulttimeout()
-    return timeout
+    return valid_timeout(timeout)
 
 
 def create_connection(

@@ -22,12 +22,16 @@ Target = tuple[bytes, bytes, int | None]
 class Pooled:
     """A connection, and what the pool knows of it."""
 
-    __slots__ = ("connection", "idle_since", "requests", "target")
+    __slots__ = ("connection", "idle_since", "requests", "stream", "target")
 
     def __init__(self, connection: Any, target: Target) -> None:
         self.connection = connection
         self.target = target
         self.idle_since = 0.0
+        #: The stream of an HTTP/2 connection, once a response has come on it. There a thread may send what another is
+        #: about to: so nothing is certain not to have been sent once a request has begun, and it must be known before
+        #: that the stream is alive.
+        self.stream: Any = None
         self.requests = 0  # begun, and their responses not closed; more than one with HTTP/2
 
 
@@ -44,6 +48,11 @@ class Place:
         # Only while it waits: released when there is a connection. No Event: those run Python under a lock of
         # their own.
         self.ready: Any = None
+
+    def wait(self) -> None:
+        """Have the request wait for a connection."""
+        self.ready = threading.Lock()
+        self.ready.acquire()
 
     def take(self, pooled: Pooled) -> None:
         """Put the request on ``pooled``; the pool's lock is held."""
@@ -86,8 +95,7 @@ class Connections:
             if len(self.all) < self._most:
                 self._connect(place)
             else:
-                place.ready = threading.Lock()
-                place.ready.acquire()
+                place.wait()
                 self.waiting.append(place)
 
     def replace(self, place: Place, ended: Pooled, superfluous: list[Pooled]) -> None:
@@ -96,8 +104,12 @@ class Connections:
         ended.requests -= 1
         place.pooled = None
         self.all.discard(ended)
-        if not self._take_idle(place, superfluous):
-            self._connect(place)
+        if not self._take_idle(place, superfluous) and not self._join(place):
+            if len(self.all) < self._most:
+                self._connect(place)
+            else:  # the others that shared it have ended it before
+                place.wait()
+                self.waiting.appendleft(place)
         self.serve()
 
     def _take_idle(self, place: Place, superfluous: list[Pooled]) -> bool:
@@ -128,10 +140,15 @@ class Connections:
                     return True
         return False
 
-    def learn(self, target: Target, response: Any) -> None:
+    def learn(self, place: Place, response: Any) -> None:
         """Remember who has no HTTP/2, so that nobody waits for a connection that can't be shared."""
+        target = place.target
         if response.extensions.get("http_version") == b"HTTP/2":
             self._http1_only.discard(target)
+            stream = response.extensions.get("network_stream")
+            if place.pooled is not None and stream is not None:
+                stream.is_shared = True
+                place.pooled.stream = stream
         elif target not in self._http1_only:
             if len(self._http1_only) >= MOST_REMEMBERED:
                 self._http1_only.clear()

@@ -85,7 +85,7 @@ class HTTPPool:
             try:
                 response = self._connection_for(place).handle_request(request)
                 if self._options["http2"]:
-                    self._kept.learn(place.target, response)
+                    self._kept.learn(place, response)
                 response.stream = _Body(response.stream, self, place)
                 return response
             except self._core.ConnectionNotAvailable:
@@ -110,8 +110,12 @@ class HTTPPool:
                 self._wait(ready, place.deadline)
             found = place.pooled
             assert found is not None
-            # An idle one may have ended. This may tell the user's hooks of it: so not under the lock.
-            if self._kept.may_share(place.target) or not found.connection.has_expired():
+            # It may have ended. This may tell the user's hooks of it: so not under the lock.
+            if found.stream is not None:
+                is_good = found.stream.prove_alive()
+            else:
+                is_good = self._kept.may_share(place.target) or not found.connection.has_expired()
+            if is_good:
                 return found.connection
             superfluous = []
             self._exclusively(self._kept.replace, place, found, superfluous)

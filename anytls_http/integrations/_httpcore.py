@@ -36,8 +36,10 @@ NOTHING_DELIVERED = (StreamRefused, AuthenticationError)
 class Asked(threading.local):
     """What a thread's transport asks of the streams under it, through httpcore, which knows nothing of it."""
 
-    #: A request was begun, and not a byte of it was written yet.
+    #: A request was begun, and nothing of it was handed to a stream yet.
     new_request = False
+    #: The session under a kept-alive connection was found dead, before a byte of the request was written.
+    found_dead = False
     #: How long its connecting may take, in seconds.
     connect_timeout: float | None = None
     #: Until when, ``time.monotonic()`` seconds, once a proof of life has used up some of it.
@@ -56,6 +58,8 @@ class TunnelStream:
     def __init__(self, sock: AnyTLSSocket | AnyTLSTLSSocket) -> None:
         self._sock = sock
         self._served = False  # something was read: what is written next may be a new request
+        #: Several requests may be on it at once (HTTP/2): who begins one has to call :meth:`prove_alive` before.
+        self.is_shared = False
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Return up to ``max_bytes``, b"" at the end; ``timeout`` in seconds."""
@@ -75,12 +79,17 @@ class TunnelStream:
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Send all of ``buffer``; give up after ``timeout`` seconds without progress."""
+        is_new = asked.new_request
+        asked.new_request = (
+            False  # although ``buffer`` may be empty: with HTTP/2 another thread may have sent it all
+        )
         if not buffer:
             return
-        if asked.new_request:
-            asked.new_request = False
-            if self._served:
-                self._prove_alive()
+        if is_new and self._served and not self.is_shared and not self.prove_alive():
+            self._sock.close()
+            asked.found_dead = True
+            # No WriteError: httpcore would go on to read the answer to what was never sent.
+            raise self.core.ReadError("the session under the kept-alive connection is dead")
         try:
             self._sock._write(buffer, timeout)
         except AnyTLSTimeout as exc:
@@ -90,24 +99,19 @@ class TunnelStream:
         except OSError as exc:
             raise self.core.WriteError(exc) from exc
 
-    def _prove_alive(self) -> None:
-        """Raise where this kept-alive stream's session is dead; nothing of the new request was sent yet.
+    def prove_alive(self) -> bool:
+        """Whether this kept-alive stream may be trusted with a new request, of which nothing was sent yet.
 
-        The proof is a part of connecting: without it there would be a new connection.
+        The proof is a part of connecting, without it there would be a new connection: raises ``ConnectTimeout``.
         """
         if asked.connect_deadline is None:
             asked.connect_deadline = deadline_after(asked.connect_timeout)
         try:
-            if self._sock._prove_alive(asked.connect_deadline):
-                return
+            return self._sock._prove_alive(asked.connect_deadline)
         except AnyTLSTimeout as exc:
             raise self.core.ConnectTimeout(exc) from exc
         except OSError:
-            pass  # it ended otherwise
-        self._sock.close()
-        asked.new_request = True
-        # No WriteError: httpcore would go on to read the answer to what was never sent.
-        raise self.core.ReadError("the session under the kept-alive connection is dead")
+            return False  # it ended otherwise
 
     def close(self) -> None:
         """End the stream and give its session back."""

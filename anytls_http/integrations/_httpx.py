@@ -152,6 +152,7 @@ class TunnelTransport:
         asked.connect_timeout = timeouts.get("connect") if timeouts else None
         asked.connect_deadline = None
         asked.new_request = True
+        asked.found_dead = False
         try:
             response = self._pool.handle_request(core_request)
         except Exception as exc:  # noqa: BLE001 - told apart, and raised, there
@@ -167,11 +168,10 @@ class TunnelTransport:
 
     def _redo(self, request: Any, core_request: Any, exc: Exception) -> Any:
         """Send a request again that failed with ``exc`` before anything was delivered, or raise as httpx does."""
-        core = self.core
         retries_left = self._retries
         backoff = 0.0
         while True:
-            if asked.new_request and isinstance(exc, (core.ReadError, core.WriteError)):
+            if asked.found_dead:
                 # A kept-alive connection was dead before the first byte, and is gone from the pool. Another
                 # one may be as well; this ends at the latest with one that is made for the request.
                 pass
@@ -184,6 +184,7 @@ class TunnelTransport:
                 self._raise_mapped(exc)
                 raise exc
             asked.new_request = True
+            asked.found_dead = False
             try:
                 return self._pool.handle_request(core_request)
             except Exception as error:  # noqa: BLE001 - told apart in the next round

@@ -16,6 +16,18 @@ _LONGEST_WAIT = 86400.0
 AT_ONCE = 0.0
 
 
+def valid_timeout(timeout: float | None) -> float | None:
+    """Return ``timeout`` in seconds; raises :class:`ValueError` for what is none, in the words of ``socket``."""
+    if timeout is None:
+        return None
+    seconds = float(timeout)
+    if math.isnan(seconds):
+        raise ValueError("Invalid value NaN (not a number)")
+    if seconds < 0:
+        raise ValueError("Timeout value out of range")
+    return seconds
+
+
 def deadline_after(timeout: float | None) -> float | None:
     """Return the absolute deadline, in ``time.monotonic()`` seconds, ``timeout`` seconds from now."""
     return None if timeout is None else time.monotonic() + timeout

@@ -20,6 +20,8 @@ __all__ = ["MAX_FILLS", "Session"]
 
 #: A stream closed with more than this unread takes its session along: reading the rest costs more than a dial.
 MAX_UNREAD = 64 * 1024
+#: Who awaits a sign of life, and finds another thread reading, looks so often whether that has got one (seconds).
+LOOK_AGAIN = 0.01
 
 
 class Session(SessionReading):
@@ -205,8 +207,12 @@ class Session(SessionReading):
         return self._state.clock() - started
 
     def _await_input(self, since: float, deadline: float | None) -> None:
-        if not self._reader.acquire(timeout=remaining(deadline)):
-            raise AnyTLSTimeout("timed out while another thread was reading")
+        while not self._reader.acquire(timeout=LOOK_AGAIN):
+            # The other thread takes the input in, and goes on waiting for its own.
+            if self.last_received > since or self.closed:
+                return
+            if remaining(deadline) == 0:
+                raise AnyTLSTimeout("timed out while another thread was reading")
         try:
             while self.last_received <= since and not self.closed and not self._unusable:
                 self._wait_for_input(deadline)

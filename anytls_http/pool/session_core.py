@@ -349,7 +349,9 @@ class SessionCore:
         return self.error or exc
 
     def _ended(self, cause: SessionClosed | None = None) -> AnyTLSError:
-        """Return the error for a session that the server has ended."""
+        """Return the error for a session that has ended: by the server, unless it was closed here."""
+        if self.error is None and self.closed:
+            return SessionClosed("the connection was closed")
         if self.error is None:
             self._take_last_frames()
         if self.error is not None:

@@ -75,7 +75,12 @@ class Upstream:
 
     def reusable(self) -> bool:
         """Make it ready for the next request; False where it can't be."""
-        if self.http.our_state is h11.DONE and self.http.their_state is h11.DONE:
+        # What follows an answer was not asked for, and would be taken for the next one.
+        if (
+            self.http.our_state is h11.DONE
+            and self.http.their_state is h11.DONE
+            and self.http.trailing_data == (b"", False)
+        ):
             self.http.start_next_cycle()
             return True
         return False
@@ -109,6 +114,8 @@ class Exchange:
         self._to_client = bytearray()
         self._to_upstream = bytearray()
         self._switched = False
+        self._heard = False  # something came back
+        self._ended = False  # and that was all
         self._answered = False
         self._finished = False
         #: Status and words, where no answer could be got; the client has been told nothing then.
@@ -136,7 +143,7 @@ class Exchange:
         self._take_request_body()
         while not self._finished or self._to_client:
             if self.failure is not None:
-                return not self._answered
+                return self._ended and not self._heard
             mask = (_IN if self._wants_request() else _GONE) | (_OUT if self._to_client else 0)
             events = dict(_poll(client_fd, mask, upstream_fd, self._upstream_mask(), last + INACTIVITY))
             if not events:
@@ -217,6 +224,10 @@ class Exchange:
             return
         except OSError:
             data = b""
+        if data:
+            self._heard = True
+        else:
+            self._ended = True
         error = self._upstream.error if not data else None
         if self._switched:
             if not data:

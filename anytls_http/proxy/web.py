@@ -62,6 +62,7 @@ class Conversation:
         self._credentials = credentials
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
         self._upstream: Upstream | None = None
+        self._method = b""  # of the request that is served, once it is known
 
     def serve(self) -> Tunnel | bool:
         """Serve the requests that are there.
@@ -70,10 +71,12 @@ class Conversation:
         when the client must be closed. Raises :class:`ClientLeft`.
         """
         while True:
+            self._method = b""
             try:
                 request = self._next_request()
                 if request is None:
                     return False
+                self._method = request.method
                 self._check_password(request)
                 if request.method == b"CONNECT":
                     return self._tunnel(request)
@@ -182,7 +185,8 @@ class Conversation:
         response = h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase)
         self._client.limit(HEAD_TIMEOUT)
         data = self._http.send(response) or b""
-        data += self._http.send(h11.Data(data=body)) or b""
+        if self._method != b"HEAD":
+            data += self._http.send(h11.Data(data=body)) or b""
         data += self._http.send(h11.EndOfMessage()) or b""
         self._client.send(data)
         self._drain_request()

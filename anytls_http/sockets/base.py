@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from anytls_http.errors import AnyTLSTimeout
 from anytls_http.net.scratch import PLAINTEXT, scratch
-from anytls_http.net.waiting import AT_ONCE, deadline_after
+from anytls_http.net.waiting import AT_ONCE, deadline_after, valid_timeout
 from anytls_http.pool.session_reading import MIN_ROOM
 
 from .files import open_file
@@ -94,6 +94,10 @@ class StreamSocket:
         """As :meth:`recv`, into ``buffer`` (its first ``nbytes`` where given); return the number of bytes."""
         self._check(flags)
         view = memoryview(buffer).cast("B")
+        if view.readonly:
+            raise TypeError(f"recv_into needs a buffer that can be written to, not {type(buffer).__name__}")
+        if nbytes < 0:
+            raise ValueError("negative buffersize in recv_into")
         if nbytes:
             view = view[:nbytes]
         if not view:
@@ -149,9 +153,7 @@ class StreamSocket:
 
     def settimeout(self, value: float | None) -> None:
         """Set the time-out of later calls in seconds: None waits for ever, 0 never waits."""
-        if value is not None and value < 0:
-            raise ValueError("Timeout value out of range")
-        self._timeout = None if value is None else float(value)
+        self._timeout = valid_timeout(value)
 
     def gettimeout(self) -> float | None:
         """Return the time-out in seconds."""

@@ -31,7 +31,7 @@ class _Reader(socket.SocketIO):
         """As ``SocketIO.readinto``; where nothing stands against it, in a third of the calls."""
         stream = self._sock
         view = memoryview(buffer).cast("B")
-        if not view or stream is None or self._timeout_occurred or stream._timeout == 0:
+        if not view or view.readonly or stream is None or self._timeout_occurred or stream._timeout == 0:
             return super().readinto(cast(Any, buffer))
         try:
             return stream._read_into(view, deadline_after(stream._timeout), self.room)

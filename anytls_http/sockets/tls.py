@@ -168,7 +168,12 @@ class AnyTLSTLSSocket(StreamSocket):
                 if waits and remaining(deadline) == 0 and (deadline != AT_ONCE or waits >= MAX_FILLS):
                     self._inner._session.poke_relay()
                     raise AnyTLSTimeout("timed out while waiting for data")
-                self._fill(deadline)
+                try:
+                    self._fill(deadline)
+                except OSError:
+                    if self._read_shut:
+                        return 0
+                    raise
                 waits += 1
         finally:
             self._reader.release()
