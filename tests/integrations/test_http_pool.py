@@ -41,6 +41,7 @@ class Connection:
 
     made: list[Connection]
     version = b"HTTP/1.1"
+    network_stream: Any = None
 
     def __init__(self, origin: Any, **options: Any) -> None:
         self.origin = origin
@@ -56,7 +57,10 @@ class Connection:
         if "fail" in request.extensions:
             self.state = "closed"
             raise httpcore.ReadError("as asked for")
-        return SimpleNamespace(stream=Stream(self), extensions={"http_version": self.version})
+        extensions: dict[str, Any] = {"http_version": self.version}
+        if self.network_stream is not None:
+            extensions["network_stream"] = self.network_stream
+        return SimpleNamespace(stream=Stream(self), extensions=extensions)
 
     def is_available(self) -> bool:
         return self.state == "idle"
@@ -68,10 +72,26 @@ class Connection:
         self.state = "closed"
 
 
+class NetworkStream:
+    """Stands in for the stream under a connection."""
+
+    is_shared = False
+    is_alive = True
+    proofs = 0
+
+    def prove_alive(self) -> bool:
+        self.proofs += 1
+        return self.is_alive
+
+
 class SharedConnection(Connection):
     """Stands in for one that speaks HTTP/2: any number of requests at once."""
 
     version = b"HTTP/2"
+
+    def __init__(self, origin: Any, **options: Any) -> None:
+        super().__init__(origin, **options)
+        self.network_stream = NetworkStream()
 
     def handle_request(self, request: Any) -> Any:
         assert self.state != "closed"
@@ -416,6 +436,43 @@ def test_an_http2_connection_takes_all_who_wait_for_its_target(made: list[Connec
     made[1].expired = True
     get(pool)
     assert states(made) == ["closed", "closed", "idle"]
+
+
+def test_an_http2_connection_is_proven_before_it_gets_a_request(made: list[Connection]) -> None:
+    """Afterwards it is too late: another thread may have sent what is on its way."""
+    pool = pool_of(most=1, connection=SharedConnection, http2=True)
+    get(pool)
+    stream = made[0].network_stream
+    assert stream.is_shared
+    assert stream.proofs == 0  # a new connection has nothing to prove
+    get(pool)
+    assert (stream.proofs, made[0].served) == (1, 2)
+    stream.is_alive = False
+    get(pool)
+    assert [connection.served for connection in made] == [2, 1]
+    assert states(made) == ["closed", "idle"]
+
+
+@pytest.mark.parametrize("most", [1, 2, None])
+def test_those_who_share_a_dead_connection_share_the_next(made: list[Connection], most: int | None) -> None:
+    pool = pool_of(most=most, connection=SharedConnection, http2=True)
+    get(pool)
+    together = threading.Barrier(4)
+
+    def found_dead() -> bool:
+        together.wait(10)
+        return False
+
+    made[0].network_stream.prove_alive = found_dead
+    with ThreadPoolExecutor(4) as threads:
+        results = [threads.submit(get, pool) for _ in range(4)]
+        assert {result.result(10) for result in results} <= set(made[1:])
+    assert made[0].served == 1
+    assert made[0].state == "closed"
+    assert len(pool.connections) <= (most or 4)
+    assert sum(connection.served for connection in made[1:]) == 4
+    if most == 1:
+        assert len(made) == 2
 
 
 def test_a_connection_without_http2_is_nobodys_but_its_requests(made: list[Connection]) -> None:

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -33,6 +34,7 @@ from anytls_http import (
     SessionClosed,
     StreamRefused,
 )
+from anytls_http.integrations._httpcore import asked
 from anytls_http.pool import rules
 from anytls_http.protocol.frames import Command
 from anytls_http.testing import AnyTLSServer, Site, make_certificate
@@ -218,6 +220,39 @@ def test_http2(lib: Library, server: AnyTLSServer) -> None:
             assert second.read() == body_bytes(5)
             assert first.read() == body_bytes(200_000)
         assert (site.connections, server.streams_opened) == (1, 1)
+
+
+def test_what_another_thread_may_have_sent_is_not_sent_again(lib: Library, server: AnyTLSServer) -> None:
+    """With HTTP/2 a thread sends what others are about to send, and they get the error that it meets."""
+    with lib.through(server.outbound()) as http:
+        transport: Any = http._transport
+        tried: list[bool] = []
+
+        def fail(request: Any) -> Any:
+            tried.append(asked.new_request)
+            raise transport.core.ReadError("another thread's")
+
+        with mock.patch.object(transport._pool, "handle_request", fail):
+            with pytest.raises(lib.ReadError):
+                http.post("http://x.test/", content=b"once")
+            assert tried == [True]
+
+            def find_dead(request: Any) -> Any:
+                asked.found_dead = len(tried) < 3
+                return fail(request)
+
+            transport._pool.handle_request = find_dead
+            with pytest.raises(lib.ReadError):
+                http.post("http://x.test/", content=b"once")
+            assert tried == [True] * 4
+
+
+def test_a_request_has_begun_although_nothing_is_left_to_write(lib: Library, server: AnyTLSServer) -> None:
+    with lib.through(server.outbound()) as http:
+        stream = http._transport.backend_class.stream_class(mock.Mock())
+        asked.new_request = True
+        stream.write(b"")  # another thread has sent it along
+        assert not asked.new_request
 
 
 def test_many_threads(lib: Library, server: AnyTLSServer, any_site: Site, trusts: ssl.SSLContext) -> None:

@@ -85,6 +85,16 @@ def test_why_a_target_is_refused(
         assert ask(sock, "http://plain.test/")[2] == GREETING  # the connection goes on
 
 
+def test_a_refused_head_has_no_body(proxy: LocalProxy, server: AnyTLSServer, site: Site) -> None:
+    server.faults.refuse = lambda host, port: "gone" if host == "gone.test" else None
+    with connect(proxy) as sock:
+        send(sock, "HEAD http://gone.test/ HTTP/1.1", "Host: gone.test")
+        first, fields = read_head(sock)
+        assert first.split()[1] == b"502"
+        assert int(fields[b"content-length"]) > 0
+        assert ask(sock, "http://plain.test/")[2] == GREETING  # the next answer follows at once
+
+
 @pytest.mark.parametrize("line", ["CONNECT slow.test:80 HTTP/1.1", "GET http://slow.test/ HTTP/1.1"])
 def test_a_target_that_does_not_answer(
     proxy: LocalProxy, server: AnyTLSServer, line: str, monkeypatch: pytest.MonkeyPatch
@@ -276,6 +286,28 @@ def test_a_kept_connection_that_has_ended_is_not_used(
         second = scripted(EMPTY)
         assert ask(sock, "http://scripted.test/2")[0] == b"HTTP/1.1 200 OK"
         second.result()
+
+
+@pytest.mark.parametrize("rest", [b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nother", b"rubbish"])
+def test_what_follows_an_answer_is_not_the_next(
+    proxy: LocalProxy, scripted: Callable[..., Background], rest: bytes
+) -> None:
+    with connect(proxy) as sock:
+        first = scripted(EMPTY + rest)
+        assert ask(sock, "http://scripted.test/1")[2] == b""
+        second = scripted(EMPTY)
+        assert ask(sock, "http://scripted.test/2")[2] == b""
+        assert len(first.result()) == len(second.result()) == 1
+
+
+def test_rubbish_on_a_kept_connection_is_no_reason_to_ask_again(
+    proxy: LocalProxy, scripted: Callable[..., Background]
+) -> None:
+    with connect(proxy) as sock:
+        both = scripted(EMPTY, b"rubbish\r\n\r\n")
+        assert ask(sock, "http://scripted.test/1")[2] == b""
+        assert ask(sock, "http://scripted.test/2")[0].split()[1] == b"502"
+        assert len(both.result()) == 2
 
 
 @pytest.mark.parametrize(("method", "status"), [("GET", b"200"), ("POST", b"502")])

@@ -403,6 +403,21 @@ class TestProofOfLife:
             client.create_connection(address, timeout=0.1)
         server.thaw()
 
+    def test_of_a_stream_that_another_thread_reads(
+        self, client: AnyTLSClient, target: Target, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # The reader takes the answer in and waits on; who asked need not wait until it leaves.
+        monkeypatch.setattr(rules, "SHORTEST_PROOF", 5.0)
+        with client.create_connection(target.address, timeout=5, wait_open=True) as sock:
+            reader = Background(sock.recv, 1)
+            time.sleep(0.08)
+            assert sock._session.is_silent()
+            with takes(0, 0.5):
+                assert sock._prove_alive(time.monotonic() + 10)
+            assert reader.running
+            target.accept().sendall(b"x")
+            assert reader.result() == b"x"
+
     def test_of_an_open_stream(self, client: AnyTLSClient, server: AnyTLSServer, target: Target) -> None:
         with client.create_connection(target.address, timeout=5, wait_open=True) as sock:
             time.sleep(0.08)

@@ -363,9 +363,30 @@ class TestTimeouts:
         assert sock.gettimeout() == sock.timeout == 2.0
         with pytest.raises(ValueError):
             sock.settimeout(-1)
+        with pytest.raises(ValueError, match="NaN"):
+            sock.settimeout(float("nan"))
+        assert sock.gettimeout() == 2.0
         sock.setblocking(True)
         assert sock.gettimeout() is None
         assert sock.getblocking()
+
+    @pytest.mark.parametrize("timeout", [-1, float("nan")])
+    def test_no_values(self, client: AnyTLSClient, timeout: float) -> None:
+        with pytest.raises(ValueError):
+            client.create_connection(("127.0.0.1", 1), timeout)
+
+
+def test_a_buffer_that_is_no_place_to_read_to(pair: Pair) -> None:
+    sock, far = pair
+    far.sendall(b"still there")
+    wait_until(sock.is_readable)
+    with pytest.raises(TypeError, match="can be written to, not bytes"):
+        sock.recv_into(b"read-only")
+    with sock.makefile("rb", 0) as file, pytest.raises(TypeError):
+        file.readinto(b"read-only")
+    with pytest.raises(ValueError):
+        sock.recv_into(bytearray(5), -1)
+    assert sock.recv(20) == b"still there"
 
 
 class TestReadable:

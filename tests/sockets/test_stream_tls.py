@@ -10,6 +10,7 @@ import smtplib
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -204,6 +205,16 @@ class TestStream:
         with pytest.raises(OSError, match="closed"):
             sock.recv(1)
         assert sock.fileno() == -1
+
+    def test_shutdown_wakes_the_reader(self, pair: Pair) -> None:
+        sock, _ = pair
+        sock.settimeout(None)
+        reader = Background(sock.recv, 1)
+        time.sleep(0.05)
+        assert reader.running
+        sock.shutdown(socket.SHUT_RDWR)
+        assert reader.result(1) == b""
+        assert sock.recv(1) == b""
 
     def test_shutdown_for_reading_wakes_the_reader(self, pair: Pair) -> None:
         sock, _ = pair
