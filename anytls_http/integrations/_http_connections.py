@@ -22,7 +22,7 @@ Target = tuple[bytes, bytes, int | None]
 class Pooled:
     """A connection, and what the pool knows of it."""
 
-    __slots__ = ("connection", "idle_since", "requests", "stream", "target")
+    __slots__ = ("connection", "idle_since", "requests", "stream", "target", "turns")
 
     def __init__(self, connection: Any, target: Target) -> None:
         self.connection = connection
@@ -32,6 +32,7 @@ class Pooled:
         #: about to: so nothing is certain not to have been sent once a request has begun, and it must be known before
         #: that the stream is alive.
         self.stream: Any = None
+        self.turns = threading.RLock()  # see _http2_turns.py
         self.requests = 0  # begun, and their responses not closed; more than one with HTTP/2
 
 

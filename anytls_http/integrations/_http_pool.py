@@ -22,6 +22,7 @@ from typing import Any
 from anytls_http.net.forks import forget_in_children
 from anytls_http.net.waiting import remaining
 
+from ._http2_turns import begin_in_turn
 from ._http_connections import Connections, Place, Pooled
 
 #: Seconds between two looks at idle connections, at those that nobody has taken for as long.
@@ -83,9 +84,13 @@ class HTTPPool:
         while True:
             place = Place(url, deadline)
             try:
-                response = self._connection_for(place).handle_request(request)
+                connection = self._connection_for(place)
                 if self._options["http2"]:
+                    assert place.pooled is not None
+                    response = begin_in_turn(place.pooled.turns, connection, request)
                     self._kept.learn(place, response)
+                else:
+                    response = connection.handle_request(request)
                 response.stream = _Body(response.stream, self, place)
                 return response
             except self._core.ConnectionNotAvailable:

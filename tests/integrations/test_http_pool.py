@@ -475,6 +475,16 @@ def test_those_who_share_a_dead_connection_share_the_next(made: list[Connection]
         assert len(made) == 2
 
 
+def test_the_next_request_begins_after_one_that_failed(made: list[Connection]) -> None:
+    pool = pool_of(connection=SharedConnection, http2=True)
+    get(pool)
+    turns = next(iter(pool._kept.all)).turns
+    with pytest.raises(httpcore.ReadError):
+        get(pool, fail=True)
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(turns.acquire, False).result()
+
+
 def test_a_connection_without_http2_is_nobodys_but_its_requests(made: list[Connection]) -> None:
     """Between two requests it looks as if it could be shared, and who waits for it would lose it to newcomers."""
     pool = pool_of(most=1, http2=True)

@@ -212,7 +212,7 @@ def test_http2(lib: Library, server: AnyTLSServer) -> None:
         assert http.get(f"{site.url}/bytes/3000000").content == body_bytes(3_000_000)
         answer = http.post(f"{site.url}/echo-hash", content=body_bytes(1_000_000)).json()
         assert answer["sha256"] == body_sha256(1_000_000)
-        # Interleaved by one thread: httpcore's own HTTP/2 isn't safe for several that begin requests at once.
+        # Interleaved by one thread; test_http2_with_many_threads does it with several.
         with (
             http.stream("GET", f"{site.url}/bytes/200000") as first,
             http.stream("GET", f"{site.url}/bytes/5") as second,
@@ -220,6 +220,31 @@ def test_http2(lib: Library, server: AnyTLSServer) -> None:
             assert second.read() == body_bytes(5)
             assert first.read() == body_bytes(200_000)
         assert (site.connections, server.streams_opened) == (1, 1)
+
+
+def test_http2_with_many_threads(lib: Library, server: AnyTLSServer) -> None:
+    """httpcore's own mixes up requests that begin at once: here the log of its steps leaves it time to."""
+    steps: list[str] = []
+    with (
+        H2Site() as site,
+        lib.through(server.outbound(), verify=site.ssl_context(), http2=True) as http,
+        ThreadPoolExecutor(8) as threads,
+    ):
+        together = threading.Barrier(8)
+
+        def post(number: int) -> int:
+            together.wait(10)
+            extensions = {"trace": lambda step, info: steps.append(step)} if number == 5 else {}
+            url = f"{site.url}/echo-hash"
+            answer = http.post(url, content=bytes(1000 * number), extensions=extensions)
+            length: int = answer.json()["length"]
+            return length
+
+        for _ in range(5):
+            assert list(threads.map(post, range(8))) == [1000 * number for number in range(8)]
+        assert site.connections == 1
+    assert steps.count("http2.send_request_headers.started") == 5
+    assert steps.count("http2.response_closed.complete") == 5
 
 
 def test_what_another_thread_may_have_sent_is_not_sent_again(lib: Library, server: AnyTLSServer) -> None:
