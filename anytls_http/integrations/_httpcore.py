@@ -79,10 +79,8 @@ class TunnelStream:
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Send all of ``buffer``; give up after ``timeout`` seconds without progress."""
-        is_new = asked.new_request
-        asked.new_request = (
-            False  # although ``buffer`` may be empty: with HTTP/2 another thread may have sent it all
-        )
+        # Also where nothing is left to write: with HTTP/2 another thread may have sent it.
+        is_new, asked.new_request = asked.new_request, False
         if not buffer:
             return
         if is_new and self._served and not self.is_shared and not self.prove_alive():
