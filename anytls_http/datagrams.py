@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .errors import AnyTLSTimeout, SessionClosed, StreamRefused
-from .net.waiting import AT_ONCE, deadline_after, remaining, wait_writable
+from .net.waiting import AT_ONCE, LONGEST_WAIT, deadline_after, remaining, valid_timeout, wait_writable
 from .protocol.address import is_name
 from .protocol.uot import MAX_DATAGRAM, Address, DatagramDecoder, encode_datagram, encode_request
 from .relay import shared_relay
@@ -52,6 +52,8 @@ class Channel:
     def __init__(self, stream: AnyTLSSocket, address: Address | None) -> None:
         self.address = address
         self.used_at = time.monotonic()
+        #: The server has ended it in order, as it does where nothing comes for long.
+        self.is_over = False
         self._decoder = DatagramDecoder(with_addresses=address is None)
         try:
             self._unsent = bytearray(encode_request(address))
@@ -118,9 +120,17 @@ class Channel:
 
     def _ended(self) -> OSError:
         error = self._pair.error
+        self.is_over = error is None
         if isinstance(error, StreamRefused):
-            return StreamRefused(str(error))
+            # It names the stream of datagrams: that is no target of the user's.
+            words = str(error).partition(": ")[2]
+            return StreamRefused(f"{self.address[0]}:{self.address[1]}: {words}" if self.address else words)
         return SessionClosed(str(error) if error else "the server ended the stream of datagrams")
+
+    def wake(self) -> None:
+        """Wake who waits for it; it has ended then."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """End the stream."""
@@ -135,21 +145,25 @@ class Channels:
 
     def __init__(self, open_stream: Callable[[], AnyTLSSocket], address: Address | None) -> None:
         self._open_stream = open_stream
-        self._main = Channel(open_stream(), address)
+        self._main: Channel | None = Channel(open_stream(), address)
+        self._address = address
         self._named: dict[Address, Channel] = {}
 
     def all(self) -> list[Channel]:
         """Return all of them."""
-        return [self._main, *self._named.values()]
+        main = self._main
+        return [*self._named.values()] if main is None else [main, *self._named.values()]
 
     def put(self, data: Buffer, address: Address) -> Channel:
         """Add a datagram to the channel for ``address``, which it returns; a new one is opened where there is none.
 
         Raises :class:`ValueError` for an impossible address, and as ``create_connection``.
         """
-        main = self._main
-        if main.address is not None or not is_name(address[0]):
-            main.put(data, None if main.address is not None else address)
+        if self._address is not None or not is_name(address[0]):
+            main = self._main
+            if main is None:
+                main = self._main = Channel(self._open_stream(), self._address)
+            main.put(data, None if self._address is not None else address)
             return main
         channel = self._named.get(address)
         if channel is None:
@@ -163,8 +177,10 @@ class Channels:
     def drop(self, channel: Channel) -> bool:
         """Close a channel that has ended; False where it is the one without which there are no datagrams."""
         if channel is self._main:
-            return False
-        if channel.address is not None:
+            if self._address is not None or not channel.is_over:
+                return False
+            self._main = None  # until there is something to send
+        elif channel.address is not None:
             self._named.pop(channel.address, None)
         channel.close()
         return True
@@ -230,9 +246,7 @@ class AnyTLSDatagram:
             channel = self._channels.put(data, address)
             if len(self._channels.all()) != before:
                 self._wake()
-            # One datagram may wait for the stream (every later call passes it on); the next one waits here.
-            while not channel.flush() and (channel.unsent > MAX_WAITING or deadline != AT_ONCE):
-                wait_writable(channel.sock.fileno(), deadline)
+            is_sent = self._flush(channel)
         except ValueError as exc:
             raise OSError(errno.EINVAL, f"{address} can't be a target: {exc}") from exc
         except AnyTLSTimeout:
@@ -240,7 +254,38 @@ class AnyTLSDatagram:
             raise
         finally:
             self._writer.release()
+        # One datagram may wait for the stream (every later call passes it on); the next one waits here, without the
+        # writer's role: who receives needs it for a moment.
+        while not is_sent and (channel.unsent > MAX_WAITING or deadline != AT_ONCE):
+            descriptor = channel.sock.fileno()
+            if descriptor < 0:
+                break  # it has ended meanwhile
+            try:
+                wait_writable(descriptor, deadline)
+            except AnyTLSTimeout:
+                self._would_block()
+                raise
+            self._acquire(self._writer, deadline)
+            try:
+                is_sent = self._flush(channel)
+            finally:
+                self._writer.release()
         return size
+
+    def _flush(self, channel: Channel) -> bool:
+        """Send what goes at once; True when nothing is left. The caller has the writer's role."""
+        try:
+            return channel.flush()
+        except (SessionClosed, StreamRefused) as exc:
+            self._lose(channel, exc)
+            return True
+
+    def _lose(self, channel: Channel, exc: OSError) -> None:
+        """Forget a channel that has ended, or raise ``exc``. The caller has the writer's role."""
+        self._check_open()
+        if not self._channels.drop(channel):
+            raise exc
+        logger.info("datagrams to %a: %a", channel.address, str(exc))  # one name of many: lost, as UDP is
 
     # -- receiving -------------------------------------------------------------------------------------
 
@@ -271,11 +316,10 @@ class AnyTLSDatagram:
     def _flushed(self) -> list[Channel]:
         """Return the channels, with what waited for their streams sent as far as it goes."""
         with self._writer:
-            channels = self._channels.all()
-            for channel in channels:
+            for channel in self._channels.all():
                 if channel.unsent:
-                    channel.flush()
-        return channels
+                    self._flush(channel)
+            return self._channels.all()
 
     def _next(self, channel: Channel) -> tuple[bytes, Address] | None:
         try:
@@ -285,16 +329,15 @@ class AnyTLSDatagram:
                     return datagram
         except (SessionClosed, StreamRefused) as exc:
             with self._writer:
-                self._check_open()
-                if not self._channels.drop(channel):
-                    raise
-            logger.info("datagrams to %a: %a", channel.address, str(exc))  # one name of many: lost, as UDP is
+                self._lose(channel, exc)
             return None
 
     def _wait(self, channels: list[Channel], deadline: float | None) -> None:
         self._check_open()
-        reading = [self._wake_reader.fileno(), *(channel.sock.fileno() for channel in channels)]
-        writing = [channel.sock.fileno() for channel in channels if channel.unsent]
+        # Those that have ended meanwhile have no descriptor.
+        open_ones = [(fd, channel) for channel in channels if (fd := channel.sock.fileno()) >= 0]
+        reading = [self._wake_reader.fileno(), *(fd for fd, _ in open_ones)]
+        writing = [fd for fd, channel in open_ones if channel.unsent]
         if not _wait_any(reading, writing, deadline):
             self._would_block()
             raise AnyTLSTimeout("timed out while waiting for a datagram")
@@ -330,9 +373,7 @@ class AnyTLSDatagram:
 
     def settimeout(self, value: float | None) -> None:
         """Set the time-out of later calls in seconds: None waits for ever, 0 never waits."""
-        if value is not None and value < 0:
-            raise ValueError("Timeout value out of range")
-        self._timeout = None if value is None else float(value)
+        self._timeout = valid_timeout(value)
 
     def gettimeout(self) -> float | None:
         """Return the time-out in seconds."""
@@ -361,6 +402,8 @@ class AnyTLSDatagram:
             return
         self._closed = True
         self._wake()
+        for channel in self._channels.all():
+            channel.wake()
         with self._reader, self._writer:
             self._channels.close()
             self._wake_reader.close()
@@ -379,7 +422,7 @@ class AnyTLSDatagram:
 
 def _wait_any(reading: list[int], writing: list[int], deadline: float | None) -> bool:
     """Wait until one of them can be read, or written; False at the deadline."""
-    seconds = None if deadline is None else max(0.0, deadline - time.monotonic())
+    seconds = None if deadline is None else min(LONGEST_WAIT, remaining(deadline))
     if not hasattr(select, "poll"):
         return any(select.select(reading, writing, [], seconds)[:2])
     poller = select.poll()

@@ -7,7 +7,6 @@ and who reads gets a ``KeyError``. What httpcore tells a request's ``trace`` say
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 #: The step after which another request may begin; any of HTTP/1.1's, where no connection is shared.
@@ -24,9 +23,13 @@ def begin_in_turn(turns: Any, connection: Any, request: Any) -> Any:
     extensions = request.extensions
     trace = extensions.get("trace")
 
+    has_turn = True
+
     def told(step: str, info: dict[str, Any]) -> None:
-        if step == HEADERS_SENT or step.startswith(NO_HTTP2):
-            end_turn(turns)
+        nonlocal has_turn
+        if has_turn and (step == HEADERS_SENT or step.startswith(NO_HTTP2)):
+            turns.release()
+            has_turn = False
         if trace is not None:
             trace(step, info)
 
@@ -35,11 +38,9 @@ def begin_in_turn(turns: Any, connection: Any, request: Any) -> Any:
         turns.acquire()
         return connection.handle_request(request)
     finally:
-        end_turn(turns)
+        if has_turn:
+            try:  # no call before the release, where an interrupt could come
+                turns.release()
+            except RuntimeError:
+                pass  # it was interrupted before it had its turn, or after it had given it back
         request.extensions = extensions
-
-
-def end_turn(turns: Any) -> None:
-    """Let the next request begin; does nothing where it may already."""
-    with contextlib.suppress(RuntimeError):  # it isn't this thread's any more
-        turns.release()

@@ -42,8 +42,12 @@ class Asked(threading.local):
     found_dead = False
     #: How long its connecting may take, in seconds.
     connect_timeout: float | None = None
-    #: Until when, ``time.monotonic()`` seconds, once a proof of life has used up some of it.
-    connect_deadline: float | None = None
+    #: How much of that a proof of life has used up (seconds).
+    proof_took = 0.0
+
+    def left_to_connect(self, timeout: float | None) -> float | None:
+        """Return what is left of the connect time-out."""
+        return None if timeout is None else max(0.0, timeout - self.proof_took)
 
 
 asked = Asked()
@@ -102,14 +106,17 @@ class TunnelStream:
 
         The proof is a part of connecting, without it there would be a new connection: raises ``ConnectTimeout``.
         """
-        if asked.connect_deadline is None:
-            asked.connect_deadline = deadline_after(asked.connect_timeout)
+        begin = time.monotonic()
         try:
-            return self._sock._prove_alive(asked.connect_deadline)
+            if self.is_shared and self._sock._has_ended():
+                return False
+            return self._sock._prove_alive(deadline_after(asked.left_to_connect(asked.connect_timeout)))
         except AnyTLSTimeout as exc:
             raise self.core.ConnectTimeout(exc) from exc
         except OSError:
             return False  # it ended otherwise
+        finally:
+            asked.proof_took += time.monotonic() - begin
 
     def close(self) -> None:
         """End the stream and give its session back."""
@@ -172,10 +179,9 @@ class TunnelBackend:
         socket_options: Iterable[Any] | None = None,
     ) -> Any:
         """Return a stream to ``host``, whose name the server resolves; ``timeout`` in seconds."""
-        if asked.connect_deadline is not None:
-            timeout = max(0.0, asked.connect_deadline - time.monotonic())
         try:
-            return self.stream_class(self._client.create_connection((host, port), timeout))
+            left = asked.left_to_connect(timeout)
+            return self.stream_class(self._client.create_connection((host, port), left))
         except AnyTLSTimeout as exc:
             raise self.core.ConnectTimeout(exc) from exc
         except OSError as exc:

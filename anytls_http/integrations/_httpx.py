@@ -150,7 +150,7 @@ class TunnelTransport:
         core_request.headers = request.headers.raw  # bytes, at each of which the constructor would look
         timeouts = request.extensions.get("timeout")
         asked.connect_timeout = timeouts.get("connect") if timeouts else None
-        asked.connect_deadline = None
+        asked.proof_took = 0.0
         asked.new_request = True
         asked.found_dead = False
         try:
@@ -179,7 +179,7 @@ class TunnelTransport:
                 retries_left -= 1
                 time.sleep(backoff)
                 backoff = backoff * 2 or RETRY_BACKOFF
-                asked.connect_deadline = None
+                asked.proof_took = 0.0
             else:
                 self._raise_mapped(exc)
                 raise exc

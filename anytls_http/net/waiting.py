@@ -11,7 +11,7 @@ from typing import Any
 from anytls_http.errors import AnyTLSTimeout
 
 #: poll() takes an int of milliseconds: wait at most a day at a time (seconds).
-_LONGEST_WAIT = 86400.0
+LONGEST_WAIT = 86400.0
 #: A deadline that has passed already: try once, never wait.
 AT_ONCE = 0.0
 
@@ -62,7 +62,7 @@ if hasattr(select, "poll"):
         if deadline is None:
             return bool(poller.poll())
         while True:
-            left = min(_LONGEST_WAIT, deadline - time.monotonic())
+            left = min(LONGEST_WAIT, deadline - time.monotonic())
             # poll() takes whole milliseconds: rounding down would spin through the last one.
             if poller.poll(math.ceil(left * 1000) if left > 0 else 0):
                 return True

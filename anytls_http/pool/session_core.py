@@ -350,8 +350,8 @@ class SessionCore:
 
     def _ended(self, cause: SessionClosed | None = None) -> AnyTLSError:
         """Return the error for a session that has ended: by the server, unless it was closed here."""
-        if self.error is None and self.closed:
-            return SessionClosed("the connection was closed")
+        if self.closed:
+            return self.error or SessionClosed("the connection was closed")
         if self.error is None:
             self._take_last_frames()
         if self.error is not None:

@@ -245,6 +245,11 @@ class SessionReading(SessionInput):
             or self._over_or_dead()
         )
 
+    def has_ended(self, stream_id: int) -> bool:
+        """Whether the stream, or the session, has ended, as far as can be told without waiting."""
+        self.look(stream_id)
+        return self._protocol.stream_id != stream_id or self._over_or_dead()
+
     def _nothing_has_come(self, stream_id: int | None) -> bool:
         """The common case of :meth:`look`, which httpcore asks of each idle connection, under its pool's lock."""
         protocol = self._protocol

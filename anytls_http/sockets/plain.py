@@ -142,6 +142,9 @@ class AnyTLSSocket(StreamSocket):
     def _forget(self) -> None:
         self._ended = True
 
+    def _has_ended(self) -> bool:
+        return self._ended or self._session.has_ended(self._stream_id)
+
     def _prove_alive(self, deadline: float | None) -> bool:
         """Whether the session may be trusted with a new request; a silent one must prove its life first.
 

@@ -61,6 +61,9 @@ class AnyTLSTLSSocket(StreamSocket):
     def _opened(self) -> bool:
         return self._inner._opened
 
+    def _has_ended(self) -> bool:
+        return self._inner._has_ended()
+
     def _prove_alive(self, deadline: float | None) -> bool:
         return self._inner._prove_alive(deadline)
 
