@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["load_pair", "read_pem_file"]
+__all__ = ["KeyProblem", "load_pair", "read_pem_file"]
 
 _ENCRYPTED = re.compile(r"-----BEGIN ENCRYPTED PRIVATE KEY-----|^Proc-Type: *4, *ENCRYPTED", re.MULTILINE)
 
@@ -31,6 +31,10 @@ def read_pem_file(path: str) -> str:
         raise ValueError(problem.strerror or str(problem)) from None
 
 
+class KeyProblem(ValueError):
+    """The key alone is to blame."""
+
+
 def load_pair(context: ssl.SSLContext, certificate: str, key: str) -> None:
     """Make ``context`` show this certificate (PEM, with its chain) wherever the other side asks for one.
 
@@ -41,9 +45,9 @@ def load_pair(context: ssl.SSLContext, certificate: str, key: str) -> None:
     if "-----BEGIN CERTIFICATE-----" not in certificate:
         raise ValueError("there is no PEM certificate in it (-----BEGIN CERTIFICATE-----)")
     if _ENCRYPTED.search(key):
-        raise ValueError("the key is encrypted, takes one without a passphrase")
+        raise KeyProblem("the key is encrypted, takes one without a passphrase")
     if "PRIVATE KEY-----" not in key:
-        raise ValueError("there is no PEM key in it (-----BEGIN PRIVATE KEY-----)")
+        raise KeyProblem("there is no PEM key in it (-----BEGIN PRIVATE KEY-----)")
     problem = "the certificate or its key can't be read"
     with _as_file(certificate.strip() + "\n" + key.strip() + "\n") as path:
         try:

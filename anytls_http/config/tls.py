@@ -12,7 +12,7 @@ from ..errors import ConfigError
 from .fields import Fields, one_of, show_text
 from .hosts import plausible_host
 from .options import TLSOptions
-from .pem import load_pair, read_pem_file
+from .pem import KeyProblem, load_pair, read_pem_file
 from .tls_names import CIPHER_SUITES, CURVES, limit_curves, openssl_ciphers
 from .unsupported import not_supported_names, refuse_not_supported
 
@@ -166,7 +166,8 @@ def _client_certificate(fields: Fields) -> dict[str, str | None]:
     try:
         load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), certificate_text, key_text)
     except ValueError as problem:
-        fields.fail(next(iter(certificate)), str(problem))
+        blamed = key if isinstance(problem, KeyProblem) else certificate
+        fields.fail(next(iter(blamed)), str(problem))
     return {**certificate, **key}
 
 

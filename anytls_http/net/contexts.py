@@ -11,7 +11,7 @@ import threading
 import warnings
 from typing import TYPE_CHECKING
 
-from ..config.pem import load_pair, read_pem_file
+from ..config.pem import KeyProblem, load_pair, read_pem_file
 from ..config.tls_names import limit_curves, openssl_ciphers
 from ..errors import ConfigError
 from .client_hello import Fragmentation
@@ -238,7 +238,8 @@ def _load_client_certificate(context: ssl.SSLContext, options: TLSOptions) -> No
     try:
         load_pair(context, *texts)
     except ValueError as exc:
-        raise ConfigError(f"tls.client_certificate: {exc}") from exc
+        field = "client_key" if isinstance(exc, KeyProblem) else "client_certificate"
+        raise ConfigError(f"tls.{field}: {exc}") from exc
 
 
 def _own_roots(options: TLSOptions) -> tuple[str, str] | None:

@@ -287,6 +287,8 @@ class Maintenance:
             state.refill.dialing += count
             state.refill.created_this_cycle += count
         for _ in range(count):
+            if state.closed:
+                return  # a target may be a million
             self._start_dial(state)
 
 

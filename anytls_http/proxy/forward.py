@@ -17,6 +17,7 @@ import h11
 from h11._headers import Headers
 
 from anytls_http.relay import Pair, shared_relay
+from anytls_http.relay.pair import UNANSWERED_PATIENCE
 from anytls_http.sockets import AnyTLSSocket
 
 from .incoming import ClientLeft, Incoming, shown
@@ -38,6 +39,8 @@ _HOP_BY_HOP = {
     b"trailer",
     b"upgrade",
 }
+#: What says how long a body is can't be a matter of one connection.
+_FRAMING = {b"content-length", b"transfer-encoding"}
 _SAFE = {b"GET", b"HEAD", b"OPTIONS"}
 # As select.poll has them; Windows has no poll, and doesn't tell of an end without a read.
 _IN, _OUT = getattr(select, "POLLIN", 1), getattr(select, "POLLOUT", 4)
@@ -51,6 +54,7 @@ class Upstream:
     def __init__(self, stream: AnyTLSSocket, host: str, port: int) -> None:
         self.address = (host, port)
         self.http = h11.Connection(h11.CLIENT, max_incomplete_event_size=KEEP)
+        self._stream = stream
         self.sock, theirs = socket.socketpair()
         try:
             self._pair: Pair = shared_relay().join(theirs, stream)
@@ -72,6 +76,13 @@ class Upstream:
         except OSError:
             return False
         return False  # it has ended, or sent what nobody asked for
+
+    def prove_alive(self) -> bool:
+        """Whether its session may be trusted with another request; a silent one must prove its life."""
+        try:
+            return self._stream._prove_alive(None)
+        except OSError:
+            return False
 
     def reusable(self) -> bool:
         """Make it ready for the next request; False where it can't be."""
@@ -116,6 +127,7 @@ class Exchange:
         self._switched = False
         self._heard = False  # something came back
         self._ended = False  # and that was all
+        self._client_ended = False  # its direction
         self._answered = False
         self._finished = False
         #: Status and words, where no answer could be got; the client has been told nothing then.
@@ -144,15 +156,22 @@ class Exchange:
         while not self._finished or self._to_client:
             if self.failure is not None:
                 return self._ended and not self._heard
-            mask = (_IN if self._wants_request() else _GONE) | (_OUT if self._to_client else 0)
-            events = dict(_poll(client_fd, mask, upstream_fd, self._upstream_mask(), last + INACTIVITY))
+            mask = self._client_mask() | (_OUT if self._to_client else 0)
+            deadline = last + INACTIVITY
+            if self._client_ended and not self._to_upstream and (self._switched or not self._answered):
+                deadline = last + UNANSWERED_PATIENCE
+            events = dict(_poll(client_fd, mask, upstream_fd, self._upstream_mask(), deadline))
             if not events:
+                if self._client_ended:
+                    raise ClientLeft("the client left before the answer was whole")
                 self._fail(HTTPStatus.GATEWAY_TIMEOUT, f"nothing moved for {INACTIVITY:.0f} s")
                 continue
             last = time.monotonic()
             told = events.get(client_fd, 0)
-            if told & (_OVER) and not told & _IN:
-                raise ClientLeft("the client left before the answer was whole")
+            if told & _OVER and not told & _IN:
+                if told & _OVER & ~_GONE:
+                    raise ClientLeft("the client left before the answer was whole")
+                self._client_ended = True  # one direction: it may still read, or be gone
             if told & _IN:
                 self._read_client()
             if told & _OUT:
@@ -163,6 +182,13 @@ class Exchange:
             if told & ~_OUT and not self._finished:
                 self._read_upstream()
         return False
+
+    def _client_mask(self) -> int:
+        if self._client_ended:
+            return 0
+        if self._wants_request():
+            return _IN
+        return 0 if self._switched else _GONE  # there more lies unread when its end has come
 
     def _upstream_mask(self) -> int:
         reading = not self._finished and len(self._to_client) < KEEP
@@ -184,7 +210,7 @@ class Exchange:
             raise ClientLeft(str(exc)) from exc
         if self._switched:
             if not data:
-                raise ClientLeft("the client closed")
+                self._client_ended = True
             self._to_upstream += data
             return
         try:
@@ -297,6 +323,8 @@ class Exchange:
 
     def _fail(self, status: int, text: str) -> None:
         if self._answered:
+            if self._http.their_http_version == b"1.0":  # nothing else tells it from a whole one
+                self._client.reset()
             raise ClientLeft(text)  # all that can still be said is that the answer broke off
         self.failure = (status, text)
 
@@ -304,7 +332,11 @@ class Exchange:
 def _request_for(request: h11.Request, path: bytes, authority: str) -> h11.Request:
     """Return the request as the target gets it."""
     headers = [(b"Host", authority.encode("latin-1"))]
-    headers += [(name, value) for name, value in _end_to_end(request.headers) if name.lower() != b"host"]
+    kept = _end_to_end(request.headers)
+    drop = {b"host"}
+    if any(name.lower() == b"transfer-encoding" for name, _ in kept):
+        drop.add(b"content-length")  # RFC 9112, 6.3: who passes both on helps to smuggle a request
+    headers += [(name, value) for name, value in kept if name.lower() not in drop]
     upgrade = [value for name, value in request.headers if name == b"upgrade"]
     if upgrade:
         headers += [(b"Connection", b"upgrade"), (b"Upgrade", upgrade[0])]
@@ -317,6 +349,7 @@ def _end_to_end(headers: Headers) -> list[tuple[bytes, bytes]]:
     for name, value in headers:
         if name == b"connection":
             drop.update(token.strip().lower() for token in value.split(b","))
+    drop -= _FRAMING
     return [(name, value) for name, value in headers.raw_items() if name.lower() not in drop]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hmac
 import socket
+import struct
+import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +16,8 @@ READ_SIZE = 64 * 1024
 #: Seconds and bytes that a client's last words are read for, so that closing doesn't reset what it was told.
 LINGER = 1.0
 LINGER_BYTES = 1 << 20
+#: SO_LINGER: on, zero seconds.
+RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
 class ClientLeft(Exception):
@@ -108,6 +112,11 @@ class Incoming:
             self.sock.sendall(data)
         except OSError as exc:
             raise ClientLeft(str(exc)) from exc
+
+    def reset(self) -> None:
+        """Have :meth:`close` reset the connection, so that what was told doesn't look whole."""
+        with contextlib.suppress(OSError):
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
     def close(self) -> None:
         """Close at once."""

@@ -140,7 +140,7 @@ class Conversation:
     def _forward(self, request: h11.Request) -> None:
         target = parse_target(request.target.decode("latin-1"))
         upstream = self._upstream
-        reused = upstream is not None and upstream.fits(target.host, target.port)
+        reused = upstream is not None and upstream.fits(target.host, target.port) and upstream.prove_alive()
         if not reused:
             self.close()
             upstream = self._upstream = Upstream(

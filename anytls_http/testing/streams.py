@@ -145,8 +145,8 @@ class ServerStream:
         place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             sock = connect(self._session.route(host, port), faults.dial_timeout, self._stop)
-        except OSError as exc:
-            words = exc.strerror or str(exc)
+        except (OSError, UnicodeError) as exc:  # the second: a name that can be none
+            words = getattr(exc, "strerror", None) or str(exc)
             return f"open connection to {place} using outbound/direct[0]: dial tcp {place}: connect: {words.lower()}"
         with self._send_lock:
             self._socket = sock
