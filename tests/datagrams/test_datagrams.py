@@ -13,7 +13,7 @@ import pytest
 
 from anytls_http import AnyTLSClient, AnyTLSTimeout, SessionClosed, StreamRefused
 from anytls_http import datagrams as module
-from anytls_http.protocol.uot import MAX_DATAGRAM, TARGET
+from anytls_http.protocol.uot import MAX_DATAGRAM, TARGET, encode_datagram
 from anytls_http.testing import AnyTLSServer
 from tests.sockets.targets import Background
 from tests.support.singbox import SingBoxServer, skip_without_singbox
@@ -113,6 +113,11 @@ def test_time_outs(client: AnyTLSClient, echo: UDPEcho) -> None:
         sock.settimeout(5)
         assert sock.gettimeout() == 5
         assert sock.recv(10) == b"x"
+        with pytest.raises(ValueError, match="NaN"):
+            sock.settimeout(float("nan"))
+        sock.settimeout(float("inf"))
+        sock.send(b"y")
+        assert sock.recv(10) == b"y"
 
 
 def test_close_wakes_who_receives(client: AnyTLSClient, echo: UDPEcho) -> None:
@@ -141,6 +146,71 @@ def test_the_name_longest_without_use_makes_room(
             assert sock.recvfrom(10) == (b"x", (name, echo.address[1]))
         assert len(sock._channels.all()) == 3
     assert len(gateway.requests) == 5
+
+
+def test_a_refused_name_is_lost_and_nothing_else(
+    gateway: UoTGateway, echo: UDPEcho, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with AnyTLSServer() as server, AnyTLSClient(server.outbound()) as client:
+        server.routes[TARGET] = gateway.address
+        with client.create_datagram(timeout=5) as sock:
+            sock.sendto(b"first", echo.address)
+            assert sock.recv(10) == b"first"
+            server.faults.refuse = lambda host, port: "no such host"
+            for _ in range(3):
+                sock.sendto(b"x", ("nosuch.test", 80))
+                sock.settimeout(0.2)
+                with takes(0.2), pytest.raises(AnyTLSTimeout):
+                    sock.recvfrom(10)
+            sock.settimeout(5)
+            sock.sendto(b"last", echo.address)
+            assert sock.recv(10) == b"last"
+    assert "nosuch.test:80: the server refused: no such host" in caplog.text
+
+
+def send_until_error(sock: Any) -> None:
+    while True:
+        sock.send(bytes(16_000))
+
+
+def test_a_blocked_sender_holds_up_nobody() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        AnyTLSServer() as server,
+        AnyTLSClient(server.outbound()) as client,
+    ):
+        server.routes[TARGET] = listener.getsockname()
+        sock = client.create_datagram(("127.0.0.1", 9), timeout=None)
+        writer = Background(send_until_error, sock)
+        far, _ = listener.accept()  # and reads nothing
+        time.sleep(0.3)
+        far.sendall(encode_datagram(memoryview(b"hi"), None))
+        sock.settimeout(5)
+        with takes(0, 1):
+            assert sock.recv(10) == b"hi"
+        assert writer.running
+        with takes(0, 1):
+            sock.close()
+        assert isinstance(writer.error(), OSError)
+        far.close()
+
+
+def test_a_stream_that_the_server_ends_is_opened_again() -> None:
+    """As sing-box does where nothing was sent for some minutes."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        AnyTLSServer() as server,
+        AnyTLSClient(server.outbound()) as client,
+        client.create_datagram(timeout=0.2) as sock,
+    ):
+        server.routes[TARGET] = listener.getsockname()
+        for _ in range(2):
+            sock.sendto(b"x", ("127.0.0.1", 9))
+            far, _ = listener.accept()
+            far.close()
+            with takes(0.2), pytest.raises(AnyTLSTimeout):
+                sock.recv(10)
 
 
 def test_nonsense_from_the_server(client: AnyTLSClient, echo: UDPEcho, gateway: UoTGateway) -> None:

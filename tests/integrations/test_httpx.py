@@ -247,6 +247,29 @@ def test_http2_with_many_threads(lib: Library, server: AnyTLSServer) -> None:
     assert steps.count("http2.response_closed.complete") == 5
 
 
+def test_an_idle_http2_connection_whose_session_has_ended(lib: Library, server: AnyTLSServer) -> None:
+    with H2Site() as site, lib.through(server.outbound(), verify=site.ssl_context(), http2=True) as http:
+        for _ in range(3):
+            assert http.get(site.url).content == GREETING
+            server.close_sessions()
+            server.wait_for(lambda: server.live_sessions == [])
+            assert http.post(f"{site.url}/echo-hash", content=b"once").json()["length"] == 4
+        assert site.connections == 4
+
+
+def test_only_the_proof_of_life_counts_as_connecting(lib: Library, server: AnyTLSServer) -> None:
+    with lib.through(server.outbound()) as http:
+        stream = http._transport.backend_class.stream_class(mock.Mock())
+        asked.connect_timeout, asked.proof_took = 0.3, 0.0
+        assert stream.prove_alive()
+        time.sleep(0.1)  # for a connection that comes free, or an answer
+        assert asked.left_to_connect(0.3) == pytest.approx(0.3, abs=0.05)
+        stream._sock._prove_alive = lambda deadline: time.sleep(0.1)
+        assert not stream.prove_alive()
+        assert asked.left_to_connect(0.3) <= 0.2
+        assert asked.left_to_connect(None) is None
+
+
 def test_what_another_thread_may_have_sent_is_not_sent_again(lib: Library, server: AnyTLSServer) -> None:
     """With HTTP/2 a thread sends what others are about to send, and they get the error that it meets."""
     with lib.through(server.outbound()) as http:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
+from anytls_http.pool import rules
 from anytls_http.proxy import LocalProxy, forward
 from anytls_http.proxy import server as server_module
 from anytls_http.testing import AnyTLSServer, Site
@@ -419,6 +420,101 @@ def test_upgrade(proxy: LocalProxy, server: AnyTLSServer, target: Target) -> Non
         assert read_exactly(sock, 300_000) == b"y" * 300_000
         far.close()
         assert sock.recv(1) == b""
+
+
+def test_all_that_was_sent_arrives_after_an_upgrade(
+    proxy: LocalProxy, server: AnyTLSServer, target: Target
+) -> None:
+    server.routes["scripted.test", 80] = target.address
+    with connect(proxy) as sock:
+        send(sock, "GET http://scripted.test/ HTTP/1.1", "Host: x", "Connection: Upgrade", "Upgrade: echo")
+        far = target.accept()
+        read_head(far)
+        far.sendall(b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n")
+        read_head(sock)
+        body = bytes(range(256)) * 12_000
+        writer = Background(sock.sendall, body)
+        time.sleep(0.1)  # all that lies in between is full
+        reader = Background(read_all, far)
+        writer.result()
+    assert reader.result() == body
+
+
+def test_a_client_that_has_ended_its_direction_is_answered(
+    proxy: LocalProxy, scripted: Callable[..., Background]
+) -> None:
+    with connect(proxy) as sock:
+        served = scripted(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+        send(sock, "GET http://scripted.test/ HTTP/1.1", "Host: scripted.test")
+        sock.shutdown(socket.SHUT_WR)
+        assert read_answer(sock)[2] == b"hi"
+        assert sock.recv(1) == b""
+        assert len(served.result()) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "body", "kept"),
+    [
+        (["Connection: content-length", "Content-Length: 3"], b"abc", {b"content-length": b"3"}),
+        (
+            ["Connection: transfer-encoding", "Transfer-Encoding: chunked"],
+            b"3\r\nabc\r\n0\r\n\r\n",
+            {b"transfer-encoding": b"chunked"},
+        ),
+        (
+            ["Content-Length: 9", "Transfer-Encoding: chunked"],
+            b"3\r\nabc\r\n0\r\n\r\n",
+            {b"transfer-encoding": b"chunked"},
+        ),
+    ],
+)
+def test_how_long_a_body_is_reaches_the_target_once(
+    proxy: LocalProxy,
+    server: AnyTLSServer,
+    target: Target,
+    fields: list[str],
+    body: bytes,
+    kept: dict[bytes, bytes],
+) -> None:
+    server.routes["scripted.test", 80] = target.address
+    with connect(proxy) as sock:
+        send(sock, "POST http://scripted.test/ HTTP/1.1", "Host: scripted.test", *fields, body=body)
+        far = target.accept()
+        _, told = read_head(far)
+        assert {name: value for name, value in told.items() if name != b"host"} == kept
+        assert read_exactly(far, len(body)) == body
+        far.sendall(EMPTY)
+        assert read_answer(sock)[0] == b"HTTP/1.1 200 OK"
+
+
+def test_a_kept_connection_must_live(
+    proxy: LocalProxy, server: AnyTLSServer, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "SILENT_AFTER", 0.05)
+    monkeypatch.setattr(rules, "SHORTEST_PROOF", 0.1)
+    with connect(proxy) as sock:
+        assert ask(sock, "http://plain.test/")[2] == GREETING
+        server.freeze(new_sessions=False)
+        time.sleep(0.1)
+        assert ask(sock, "http://plain.test/")[2] == GREETING
+    assert site.connections == 2
+    server.thaw()
+
+
+def test_a_broken_answer_to_an_old_client_is_a_reset(
+    proxy: LocalProxy, server: AnyTLSServer, target: Target
+) -> None:
+    server.routes["scripted.test", 80] = target.address
+    with connect(proxy) as sock:
+        send(sock, "GET http://scripted.test/ HTTP/1.0", "Host: scripted.test")
+        far = target.accept()
+        read_head(far)
+        far.sendall(b"HTTP/1.1 200 OK\r\n\r\nbegin")
+        assert read_head(sock)[0].endswith(b"200 OK")
+        assert sock.recv(100) == b"begin"
+        server.close_sessions(reset=True)
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
 
 
 def test_hints_before_the_answer(proxy: LocalProxy, scripted: Callable[..., Background]) -> None:
