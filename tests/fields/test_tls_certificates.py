@@ -292,7 +292,7 @@ PAIR = make_certificate("client.test")
         ),
         (
             {"client_certificate": PAIR.pem, "client_key": "x"},
-            "client_certificate: there is no PEM key in it",
+            "client_key: there is no PEM key in it",
         ),
         (
             {"client_certificate": PAIR.pem, "client_key": make_certificate().key_pem},
@@ -303,7 +303,7 @@ PAIR = make_certificate("client.test")
                 "client_certificate": PAIR.pem,
                 "client_key": "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----",
             },
-            "client_certificate: the key is encrypted, takes one without a passphrase",
+            "client_key: the key is encrypted, takes one without a passphrase",
         ),
         (
             {

@@ -18,7 +18,7 @@ from types import FrameType
 
 import pytest
 
-from anytls_http import AnyTLSClient, ClientClosed, SessionClosed
+from anytls_http import AnyTLSClient, AnyTLSTimeout, ClientClosed, SessionClosed
 from anytls_http.testing import AnyTLSServer, Site
 from anytls_http.testing.site import GREETING
 from tests.sockets.targets import Background, FullBacklog, Target, get
@@ -115,6 +115,15 @@ class TestCloseOfTheClient:
         for call in (lambda: client.create_connection(target.address), client.wait_ready):
             with pytest.raises(ClientClosed):
                 call()
+
+
+def test_a_huge_warm_target_ends_with_the_client(server: AnyTLSServer) -> None:
+    with AnyTLSClient(server.outbound()) as client:
+        with pytest.raises(AnyTLSTimeout):
+            client.wait_ready(10**6, 0.05)
+        with takes(0, 3):
+            client.close()
+    wait_until(lambda: not [t for t in threading.enumerate() if t.name.startswith("anytls-dial")])
 
 
 class TestCloseOfASocket:

@@ -345,6 +345,11 @@ class TestFaults:
         assert client.read_stream(2).endswith(GREETING)
         assert server.sessions[0].streams[0].refused == "no bad.test today"
 
+    @pytest.mark.parametrize("name", ["a..b", ".", "x" * 64 + ".test"])
+    def test_a_name_that_can_be_none(self, client: RawClient, name: str) -> None:
+        client.open(1, raw.name(name, 80), request_for("/"))
+        assert name.encode() in client.wait_for(raw.SYNACK, 1).data
+
     def test_no_answer_to_heartbeats(self, server: AnyTLSServer, client: RawClient) -> None:
         server.faults.answer_heartbeats = False
         client.send(frame(raw.HEART_REQUEST))
