@@ -2,8 +2,9 @@
 
 httpcore takes a stream's number and sends its headers in steps, between which another thread may do the same: then
 numbers don't rise, for which the peer ends the connection, headers are compressed in another order than they are sent,
-and who reads gets a ``KeyError``. (On a busy machine a frame may still get lost between who reads and who sends a
-body: they share h2's buffer, outside of any step that is told.) What httpcore tells a request's ``trace`` says when its headers are out.
+and who reads gets a ``KeyError``. What httpcore tells a request's ``trace`` says when its headers are out.
+
+On a busy machine a frame may still get lost between who reads and who sends a body: they share h2's buffer.
 """
 
 from __future__ import annotations
