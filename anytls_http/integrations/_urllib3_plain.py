@@ -78,9 +78,8 @@ class PlainHTTPResponse(HTTPResponse):
             return b""
         try:
             data = source.read(amt)
-        except (
-            BaseException
-        ):  # an interrupt too: urllib3 gives the connection up, and has its say on the error
+        except BaseException:
+            # An interrupt too: urllib3 gives the connection up, and has its say on the error, which is raised.
             with self._error_catcher():
                 raise
         if not data:

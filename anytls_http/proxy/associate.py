@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from anytls_http.client import AnyTLSClient
-from anytls_http.datagrams import Channel, Channels
+from anytls_http.datagram_channels import Channel, Channels
 from anytls_http.errors import AnyTLSError
 from anytls_http.protocol.address import decode_address, encode_address
 from anytls_http.protocol.uot import TARGET

@@ -250,11 +250,12 @@ class Exchange:
             return
         except OSError:
             data = b""
+        error = None
         if data:
             self._heard = True
         else:
             self._ended = True
-        error = self._upstream.error if not data else None
+            error = self._upstream.error
         if self._switched:
             if not data:
                 self._finished = True

@@ -5,19 +5,17 @@ from __future__ import annotations
 import contextlib
 import hmac
 import socket
-import struct
-import sys
 import time
 from dataclasses import dataclass
 from typing import Any
+
+from anytls_http.relay.pair import RESET
 
 #: Bytes asked of the socket at once.
 READ_SIZE = 64 * 1024
 #: Seconds and bytes that a client's last words are read for, so that closing doesn't reset what it was told.
 LINGER = 1.0
 LINGER_BYTES = 1 << 20
-#: SO_LINGER: on, zero seconds.
-RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
 class ClientLeft(Exception):

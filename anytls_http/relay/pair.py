@@ -39,7 +39,7 @@ LINGER = 1.0
 IDLE, SOON, MORE = range(3)
 
 #: SO_LINGER: on, zero seconds; closing then sends a reset.
-_RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
 class Stream(Protocol):
@@ -319,7 +319,7 @@ class Pair:
             logger.info("a relayed stream broke: %a", str(self.error))
             if self._is_tcp:
                 with contextlib.suppress(OSError):
-                    self.local.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                    self.local.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self.local.close()
         on_end, self._on_end = self._on_end, None
         if on_end is not None:

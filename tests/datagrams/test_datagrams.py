@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from anytls_http import AnyTLSClient, AnyTLSTimeout, SessionClosed, StreamRefused
-from anytls_http import datagrams as module
+from anytls_http import datagram_channels as module
 from anytls_http.protocol.uot import MAX_DATAGRAM, TARGET, encode_datagram
 from anytls_http.testing import AnyTLSServer
 from tests.sockets.targets import Background
