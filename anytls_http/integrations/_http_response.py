@@ -22,6 +22,8 @@ _HEADER = re.compile(r"([^:]+):[\t ]*([^\r]*)\r\n")
 #: Bytes from which on a piece is read past the buffer of the file: smaller ones cost less as copies out of it. Once a
 #: piece has come short, a buffered file goes on to fill its buffer first.
 LARGE_PIECE = FILE_BUFFER
+#: Bytes from which on a piece never comes in one read, and would be joined: a buffered file fills most of it directly.
+HUGE_PIECE = 16 * FILE_BUFFER
 #: Fewer headers than http.client ever refuses.
 MANY_HEADERS = 64
 
@@ -75,7 +77,7 @@ class TunnelResponse(HTTPResponse):
         """Read ``amt`` bytes, all for None, as ``HTTPResponse.read``; large pieces past the buffer of ``fp``."""
         left = self.length
         fp: Any = self.fp
-        if amt is None or left is None or not LARGE_PIECE <= amt < left or fp is None:
+        if amt is None or left is None or not LARGE_PIECE <= amt < min(left, HUGE_PIECE) or fp is None:
             return super().read(amt)
         data: bytes = fp.read1(amt)
         if not data:

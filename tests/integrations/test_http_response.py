@@ -6,13 +6,20 @@ import io
 from collections.abc import Iterator
 from http.client import HTTPException, HTTPResponse
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from anytls_http.integrations import _http_response
-from anytls_http.integrations._http_response import LARGE_PIECE, MANY_HEADERS, PLAIN_HEAD, TunnelResponse
+from anytls_http.integrations._http_response import (
+    HUGE_PIECE,
+    LARGE_PIECE,
+    MANY_HEADERS,
+    PLAIN_HEAD,
+    TunnelResponse,
+)
 
 NGINX = (
     b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: Fri, 27 Nov 2026 08:00:00 GMT\r\nContent-Type: text/html\r\n"
@@ -187,6 +194,19 @@ class TestReads:
         assert response.fp is fp
         taken = 500_000 - 7 * 65536
         assert len(fp.raw._data) == taken, "what is read ahead would be copied"
+
+    def test_huge_pieces_are_not_joined(self) -> None:
+        size = 3 * HUGE_PIECE + 1
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size
+        sock: Any = _Socket(head + bytes(size), 65535)
+        response = TunnelResponse(sock, method="GET")
+        response.begin()
+        with mock.patch.object(
+            _http_response, "_with_the_rest", side_effect=AssertionError("pieces were joined")
+        ):
+            for _ in range(3):
+                assert len(response.read(HUGE_PIECE)) == HUGE_PIECE
+        assert response.read() == bytes(1)
 
 
 class TestInOneStep:
