@@ -8,7 +8,7 @@ import json
 import math
 
 from .doctor import DEFAULT_URL, THROUGHPUT_URL, Phase, Report, examine, parse_target
-from .options import add_outbound_options, read_outbound
+from .options import add_outbound_options, read_number, read_outbound
 from .progress import progress
 from .screen import Screen, make_screen
 
@@ -92,7 +92,7 @@ def _bar(phase: Phase) -> tuple[str, float, float, str]:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    seconds = read_number(text, float)
     if not 0 < seconds <= 3600 or math.isnan(seconds):
         raise argparse.ArgumentTypeError("takes more than 0 and at most 3600 seconds")
     return seconds

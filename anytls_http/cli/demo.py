@@ -25,6 +25,7 @@ from anytls_http.pool.stats import PoolStats
 from anytls_http.testing import AnyTLSServer, Site
 from anytls_http.testing.site import body_sha256
 
+from .options import read_number
 from .screen import Screen, Step, make_screen, timed_step
 
 PLAIN_HOST = "plain.demo.test"
@@ -257,7 +258,7 @@ def _stats_rows(stats: PoolStats) -> list[tuple[str, str]]:
 
 
 def _size(text: str) -> int:
-    size = int(text)
+    size = read_number(text, int)
     if not 0 <= size <= 1_000_000_000:
         raise argparse.ArgumentTypeError("takes 0 to 1000000000")
     return size

@@ -1,13 +1,17 @@
-"""The options that name an outbound, which several commands have: ``-c FILE [--tag TAG]`` or ``--uri URI``."""
+"""What several commands' options share: those that name an outbound, ``-c FILE [--tag TAG]`` or ``--uri URI``, and numbers."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from typing import TypeVar
 
 from anytls_http.config import AnyTLSOutbound
 from anytls_http.errors import ConfigError
 
-__all__ = ["add_outbound_options", "read_outbound"]
+__all__ = ["add_outbound_options", "read_number", "read_outbound"]
+
+Number = TypeVar("Number", int, float)
 
 
 def add_outbound_options(parser: argparse.ArgumentParser) -> None:
@@ -34,3 +38,11 @@ def read_outbound(arguments: argparse.Namespace) -> AnyTLSOutbound:
             raise ConfigError("--tag goes with -c FILE")
         return AnyTLSOutbound.from_uri(arguments.uri)
     return AnyTLSOutbound.from_file(arguments.config, arguments.tag)
+
+
+def read_number(text: str, kind: Callable[[str], Number]) -> Number:
+    """Return an option's number; argparse's own words for a text that is none name a function of ours."""
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"takes a number, got {text!r}") from None

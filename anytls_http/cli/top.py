@@ -15,7 +15,7 @@ from anytls_http.client import AnyTLSClient
 from anytls_http.config import AnyTLSOutbound
 from anytls_http.pool.events import EVENT_NAMES, Event
 
-from .options import add_outbound_options, read_outbound
+from .options import add_outbound_options, read_number, read_outbound
 from .panel import render, render_text
 
 #: What the configuration may leave open, so that there is something to see.
@@ -129,14 +129,14 @@ def _ticks(interval: float, seconds: float | None) -> Iterator[None]:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    seconds = read_number(text, float)
     if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError("takes a number of seconds above 0")
     return seconds
 
 
 def _count(text: str) -> int:
-    count = int(text)
+    count = read_number(text, int)
     if not 1 <= count <= 10_000:
         raise argparse.ArgumentTypeError("takes 1 to 10000")
     return count

@@ -62,7 +62,7 @@ class FieldDefinition:
         return self.path.rpartition(".")[0]
 
 
-_STRATEGIES = ("prefer_ipv4", "prefer_ipv6", "ipv4_only", "ipv6_only")
+_STRATEGIES = ("as_is", "prefer_ipv4", "prefer_ipv6", "ipv4_only", "ipv6_only")
 _VERSIONS = ("1.0", "1.1", "1.2", "1.3")
 _NETWORK_TYPES = ("wifi", "cellular", "ethernet", "other")
 _CLIENTS_ONLY = "accepted with a logged warning: it acts in graphical clients only, as in sing-box"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ..errors import ConfigError
 from .dial import DIAL_NAMES, read_dial
 from .endpoint import host_port, read_server, read_server_port
-from .fields import Fields, describe_value, show_text
+from .fields import Fields, describe_value, refuse_same_tag, show_text
 from .options import DialOptions, changed_options
 
 if TYPE_CHECKING:
@@ -138,15 +138,14 @@ def follow_detour(
         return None
     if tag in trail:
         raise ConfigError("detour: a loop: " + " -> ".join((*trail, tag)))
-    tags: list[str] = []
-    for position, entry in enumerate(outbounds):
-        own_tag = _tag_of(entry, position)
-        tags.append(own_tag)
-        if own_tag == tag:
-            try:
-                return _read_upstream(entry, tag, outbounds, dns_servers, (*trail, tag))
-            except ConfigError as problem:
-                raise ConfigError(f"detour: outbounds[{position}].{problem}") from None
+    tags = [_tag_of(entry, position) for position, entry in enumerate(outbounds)]
+    tagged = [position for position, own_tag in enumerate(tags) if own_tag == tag]
+    refuse_same_tag("detour: outbounds", tag, tagged)
+    for position in tagged:
+        try:
+            return _read_upstream(outbounds[position], tag, outbounds, dns_servers, (*trail, tag))
+        except ConfigError as problem:
+            raise ConfigError(f"detour: outbounds[{position}].{problem}") from None
     known = ", ".join(show_text(each) for each in tags) or "none"
     raise ConfigError(f"detour: there is no outbound with the tag {show_text(tag)}; the tags are: {known}")
 

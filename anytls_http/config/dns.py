@@ -9,14 +9,16 @@ from typing import Any
 
 from ..errors import ConfigError
 from .endpoint import host_port, read_server, read_server_port
-from .fields import Fields, describe_value, show_text
+from .fields import Fields, describe_value, refuse_same_tag, show_text
 from .options import TLSOptions, changed_options
 from .tls import read_tls
 from .unsupported import not_supported_names, refuse_not_supported
 
 __all__ = ["STRATEGIES", "DNSServer", "read_resolver"]
 
-STRATEGIES = ("prefer_ipv4", "prefer_ipv6", "ipv4_only", "ipv6_only")
+#: The default, which is said by its name too.
+AS_IS = "as_is"
+STRATEGIES = (AS_IS, "prefer_ipv4", "prefer_ipv6", "ipv4_only", "ipv6_only")
 
 #: Type -> the port where none is given. "local" is the system's own lookup.
 _PORTS = {"local": 0, "udp": 53, "tcp": 53, "tls": 853, "https": 443}
@@ -76,7 +78,7 @@ def read_resolver(
     None is the system. ``servers`` is the file's ``dns.servers``; None where there is no file. ``trail``:
     tags of the servers that led here. Raises ``ConfigError``, also where dnspython is missing.
     """
-    strategy = fields.choice("domain_strategy", STRATEGIES)
+    strategy = _strategy(fields, "domain_strategy")
     if isinstance(fields.get("domain_resolver"), str):
         tag, of_resolver = fields.text("domain_resolver"), ""
     else:
@@ -88,7 +90,7 @@ def read_resolver(
         for name in _RESOLVER_WITHOUT_EFFECT:
             resolver.flag(name)
         resolver.integer("rewrite_ttl", 0, _HIGHEST_TTL)
-        tag, of_resolver = resolver.text("server"), resolver.choice("strategy", STRATEGIES)
+        tag, of_resolver = resolver.text("server"), _strategy(resolver, "strategy")
         if not tag and of_resolver:
             resolver.fail("server", "is required with a strategy")
     # The resolver's own strategy stands before the deprecated field, as in sing-box.
@@ -101,18 +103,27 @@ def read_resolver(
         raise ConfigError(f"{fields.where('domain_resolver')}: {problem}") from None
 
 
+def _strategy(fields: Fields, name: str) -> str:
+    strategy = fields.choice(name, STRATEGIES)
+    return "" if strategy == AS_IS else strategy
+
+
 def _named(tag: str, servers: Sequence[object] | None, trail: tuple[str, ...]) -> DNSServer | None:
     """Return the server with this tag; None where that is the system's own lookup."""
     if tag in trail:
         raise ConfigError("a loop: " + " -> ".join((*trail, tag)))
+    tagged: dict[int, Mapping[Any, Any]] = {}
     for position, entry in enumerate(servers or ()):
         if not isinstance(entry, Mapping):
             raise ConfigError(f"dns.servers[{position}]: got {describe_value(entry)}, takes an object")
         if (entry.get("tag") or str(position)) == tag:
-            try:
-                return _read_server(entry, tag, servers, (*trail, tag))
-            except ConfigError as problem:
-                raise ConfigError(f"dns.servers[{position}].{problem}") from None
+            tagged[position] = entry
+    refuse_same_tag("dns.servers", tag, list(tagged))
+    for position, entry in tagged.items():
+        try:
+            return _read_server(entry, tag, servers, (*trail, tag))
+        except ConfigError as problem:
+            raise ConfigError(f"dns.servers[{position}].{problem}") from None
     if tag == "local":
         return None
     where = "" if servers else ' ("local" is the system; from_file knows those of the file\'s dns.servers)'

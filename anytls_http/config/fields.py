@@ -227,3 +227,10 @@ class Fields:
 def one_of(options: Sequence[str]) -> str:
     """Return the words for "one of these"."""
     return "one of " + ", ".join(f'"{option}"' for option in options)
+
+
+def refuse_same_tag(where: str, tag: str, positions: Sequence[int]) -> None:
+    """Refuse a tag that several entries of a list have: what was meant isn't known. Raises ``ConfigError``."""
+    if len(positions) > 1:
+        listed = ", ".join(f"[{position}]" for position in positions)
+        raise ConfigError(f"{where}{listed}: several have the tag {show_text(tag)}")

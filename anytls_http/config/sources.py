@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from ..errors import ConfigError
-from .fields import describe_value
+from .fields import describe_value, refuse_same_tag
 
 __all__ = ["choose_outbound", "merge", "parse_json", "read_text", "siblings"]
 
@@ -97,6 +97,8 @@ def choose_outbound(document: object, tag: str | None = None) -> tuple[object, s
     if not tagged:
         raise ConfigError('outbounds: there is none of type "anytls"')
     chosen = [found for found in tagged if tag is None or found[1] == tag]
+    if tag is not None:
+        refuse_same_tag("outbounds", tag, [found[0] for found in chosen])
     if tag is None:
         # Those that others go through aren't meant where a single one is left.
         detours = [entry.get("detour") for entry in outbounds if isinstance(entry, Mapping)]
@@ -139,8 +141,7 @@ def _refuse_choice(tag: str | None, tags: list[str]) -> NoReturn:
     listed = ", ".join(repr(each) for each in tags)
     if tag is None:
         raise ConfigError(f"outbounds: several are of type anytls, choose one by its tag: {listed}")
-    count = "several" if tag in tags else "none"
-    raise ConfigError(f"outbounds: {count} of type anytls has the tag {tag!r}; the tags are: {listed}")
+    raise ConfigError(f"outbounds: none of type anytls has the tag {tag!r}; the tags are: {listed}")
 
 
 def _decode(data: bytes) -> str:

@@ -215,13 +215,22 @@ def _read_file(fields: Fields, name: str, path: str) -> str:
 
 def _certificates_in(fields: Fields, name: str, text: str) -> str:
     """Return the certificates of a PEM text alone, without comments or a key that was pasted with them."""
+    found: list[str] = _CERTIFICATE.findall(text)
+    if not found:
+        fields.fail(name, "holds no certificate that can be read, takes PEM (-----BEGIN CERTIFICATE-----)")
+    certificates = "\n".join(found)
+    if not _can_be_read(certificates):
+        number = 1 + next((index for index, each in enumerate(found) if not _can_be_read(each)), 0)
+        which = f"certificate {number} of {len(found)}" if len(found) > 1 else "its certificate"
+        fields.fail(name, f"{which} can't be read, takes PEM (-----BEGIN CERTIFICATE-----)")
+    return certificates + "\n"
+
+
+def _can_be_read(certificates: str) -> bool:
     import ssl  # not at the top: most configurations have no certificate, and ssl is slow to import
 
-    certificates = "\n".join(_CERTIFICATE.findall(text))
     try:
-        if not certificates:
-            raise ValueError("no certificate")
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=certificates)
     except (ssl.SSLError, ValueError):
-        fields.fail(name, "holds no certificate that can be read, takes PEM (-----BEGIN CERTIFICATE-----)")
-    return certificates + "\n"
+        return False
+    return True

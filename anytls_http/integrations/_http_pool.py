@@ -96,7 +96,8 @@ class HTTPPool:
             except self._core.ConnectionNotAvailable:
                 self.release(place)  # its server speaks HTTP/1.1 only, or takes no more streams
             except BaseException:
-                self.release(place)
+                self.ended.append(place)  # first of all, before an interrupt can come
+                self.settle()
                 raise
 
     # -- taking a connection ---------------------------------------------------------------------------

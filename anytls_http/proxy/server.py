@@ -68,8 +68,9 @@ class LocalProxy:
     ) -> None:
         self._credentials = make_credentials(username, password)
         if self._credentials is None and not is_loopback(listen[0]):
+            where = shown(listen[0]) or "no host, which is every address,"
             raise ConfigError(
-                f"listen: {shown(listen[0])} can be reached by others; that takes a user name and a password"
+                f"listen: {where} can be reached by others; that takes a user name and a password"
             )
         self._owns_client = not isinstance(config_or_client, AnyTLSClient)
         self._client = (

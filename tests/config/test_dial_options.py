@@ -139,6 +139,8 @@ def test_flags_are_booleans(make: Make, value: object) -> None:
             {"domain_resolver": {"server": "local", "strategy": "ipv4_only"}, "domain_strategy": "ipv6_only"},
             "ipv4_only",
         ),
+        ({"domain_resolver": {"server": "local", "strategy": "as_is"}}, ""),
+        ({"domain_strategy": "as_is"}, ""),
         ({"domain_resolver": {"server": "local", "disable_cache": True, "rewrite_ttl": 5}}, ""),
     ],
 )
@@ -172,7 +174,7 @@ def test_domain_resolver(make: Make, changes: dict[str, Any], strategy: str) -> 
             {"server": "local", "strategy": "x"},
             (
                 'domain_resolver.strategy: got "x", '
-                'takes one of "prefer_ipv4", "prefer_ipv6", "ipv4_only", "ipv6_only"'
+                'takes one of "as_is", "prefer_ipv4", "prefer_ipv6", "ipv4_only", "ipv6_only"'
             ),
         ),
         (5, "domain_resolver: got 5 (a number), takes an object"),

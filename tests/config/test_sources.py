@@ -176,7 +176,7 @@ def test_several_outbounds_are_chosen_by_tag(make: Make, tmp_path: Path) -> None
 
 def test_the_same_tag_twice(make: Make, tmp_path: Path) -> None:
     path = write(tmp_path / "c.json", [make(tag="a").to_dict()] * 2)
-    with pytest.raises(ConfigError, match="several of type anytls has the tag 'a'"):
+    with pytest.raises(ConfigError, match=r'outbounds\[0\], \[1\]: several have the tag "a"$'):
         AnyTLSOutbound.from_file(path, tag="a")
 
 

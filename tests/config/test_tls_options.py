@@ -154,6 +154,17 @@ def test_certificate_path_that_cannot_be_used(make: Make, tmp_path: Path, ca_pem
         assert "MII" not in str(caught.value)
 
 
+def test_which_certificate_of_several_cannot_be_read(make: Make, ca_pem: str) -> None:
+    bad = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    for texts, which in (
+        ([ca_pem, bad], "certificate 2 of 2"),
+        ([bad, ca_pem], "certificate 1 of 2"),
+        ([bad], "its certificate"),
+    ):
+        with pytest.raises(ConfigError, match=rf"^tls\.certificate: {which} can't be read"):
+            make(tls={"certificate": texts})
+
+
 def test_certificate_comes_before_certificate_path_as_in_sing_box(
     make: Make, ca_pem: str, warnings_logged: Logged
 ) -> None:

@@ -443,6 +443,18 @@ def test_a_missing_tag_is_refused() -> None:
     )
 
 
+def test_a_tag_that_two_have_is_refused() -> None:
+    a = {"type": "socks", "tag": "a", **TAIL}
+    assert refusal("a", a, {"type": "direct"}, a) == 'detour: outbounds[0], [2]: several have the tag "a"'
+
+
+def test_a_dns_server_that_shares_its_tag_is_refused() -> None:
+    servers = [{"type": "local", "tag": "d"}, {"type": "udp", "tag": "d", "server": "192.0.2.1"}]
+    outbound = {"server": "127.0.0.1", "server_port": 1, "password": "x", "tls": {"enabled": True}}
+    with pytest.raises(ConfigError, match=r'dns\.servers\[0\], \[1\]: several have the tag "d"$'):
+        AnyTLSOutbound.from_dict({**outbound, "domain_resolver": "d"}, dns_servers=servers)
+
+
 def test_a_loop_is_refused() -> None:
     a = {"type": "socks", "tag": "a", "detour": "b", **TAIL}
     b = {"type": "http", "tag": "b", "detour": "a", **TAIL}

@@ -77,6 +77,7 @@ def test_loopback_needs_none(server: AnyTLSServer, host: str) -> None:
         (("127.0.0.1", 0), ("a:b", "x"), ConfigError),
         (("127.0.0.1", 0), ("me", "x" * 256), ConfigError),
         (("127.0.0.1", 70000), (None, None), ConfigError),
+        (("", 0), (None, None), ConfigError),
         (("no such\nhost", 0), (None, None), ConfigError),
         (("192.0.2.1", 0), ("me", "x"), OSError),
     ],
