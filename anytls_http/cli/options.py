@@ -1,4 +1,4 @@
-"""What several commands' options share: those that name an outbound, ``-c FILE [--tag TAG]`` or ``--uri URI``, and numbers."""
+"""What several commands share: options that name an outbound (``-c FILE [--tag TAG]``, ``--uri URI``), and numbers."""
 
 from __future__ import annotations
 
