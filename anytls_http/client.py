@@ -16,7 +16,7 @@ from .net.waiting import AT_ONCE, deadline_after, valid_timeout
 from .pool.events import EventHooks
 from .pool.pool import Pool
 from .pool.stats import PoolStats, SessionInfo
-from .protocol.address import encode_address
+from .protocol.address import checked_pair, encode_address
 from .protocol.uot import TARGET as UDP_TARGET
 from .sockets import AnyTLSSocket
 
@@ -77,11 +77,12 @@ class AnyTLSClient:
 
         Raises :class:`DialError`, :class:`CertificateError`, :class:`ClientClosed`,
         :class:`AnyTLSTimeout`; with ``wait_open`` :class:`StreamRefused` and :class:`AuthenticationError` too.
+        ``TypeError`` where ``address`` is no pair of a host and a port.
         """
         seconds = _seconds(timeout)
         if source_address is not None:
             raise TypeError("source_address must be None: it is the server that connects to the target")
-        host, port = address
+        host, port = checked_pair(address)
         try:
             encoded = encode_address(host, port)
         except ValueError as exc:

@@ -9,7 +9,7 @@ import functools
 import ipaddress
 import re
 
-__all__ = ["decode_address", "encode_address", "is_name"]
+__all__ = ["checked_pair", "decode_address", "encode_address", "is_name"]
 
 _IPV4 = 1
 _DOMAIN = 3
@@ -21,6 +21,15 @@ MAX_NAME = 255
 # Besides control characters and spaces, the delimiters of URLs: no name has them, and IDNA's
 # normalisation can make them out of harmless looking characters.
 _NAME = re.compile(r"[^\x00-\x20\x7f-\U0010ffff/\\?#@\[\]:%]+")
+
+
+def checked_pair(address: object) -> tuple[str, int]:
+    """Return a caller's address as it is; raises :class:`TypeError` where it is no pair of host and port."""
+    if isinstance(address, tuple | list) and len(address) == 2:
+        host, port = address
+        if isinstance(host, str) and isinstance(port, int):
+            return host, port
+    raise TypeError(f"an address is a pair of a host (str) and a port (int), not {address!r}")
 
 
 def encode_address(host: str, port: int) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 
-from .address import decode_address, encode_address
+from .address import checked_pair, decode_address, encode_address
 
 __all__ = ["MAX_DATAGRAM", "TARGET", "DatagramDecoder", "encode_datagram", "encode_request"]
 
@@ -32,7 +32,7 @@ def encode_request(address: Address | None) -> bytes:
     """
     if address is None:
         return b"\x00" + encode_address("0.0.0.0", 0)
-    return b"\x01" + encode_address(*address)
+    return b"\x01" + encode_address(*checked_pair(address))
 
 
 def encode_datagram(data: bytes | bytearray | memoryview, address: Address | None) -> bytes:
@@ -42,7 +42,7 @@ def encode_datagram(data: bytes | bytearray | memoryview, address: Address | Non
         raise ValueError(f"a datagram of {size} bytes: 65535 are possible")
     head = b""
     if address is not None:
-        encoded = encode_address(*address)
+        encoded = encode_address(*checked_pair(address))
         head = bytes((_KINDS[encoded[0]],)) + encoded[1:]
     return b"".join((head, size.to_bytes(2, "big"), data))
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anytls_http.protocol.address import decode_address, encode_address
+from anytls_http.protocol.address import checked_pair, decode_address, encode_address
 
 
 def name(text: bytes, port: bytes = b"\x00\x50") -> bytes:
@@ -159,3 +159,12 @@ def test_any_bytes_are_decoded_or_refused_with_a_value_error(raw: bytes) -> None
         return
     assert 0 <= port <= 65_535
     assert 0 < consumed <= len(raw)
+
+
+@pytest.mark.parametrize(
+    "address", ["abc", ("abc",), ("abc", "53"), 5, (None, 53), (b"abc", 53), ("a", 1, 0, 0)]
+)
+def test_what_is_no_pair(address: object) -> None:
+    with pytest.raises(TypeError, match=r"an address is a pair of a host \(str\) and a port \(int\), not "):
+        checked_pair(address)
+    assert checked_pair(["abc", 53]) == ("abc", 53)
