@@ -397,4 +397,6 @@ def _text(body: bytes) -> str:
     """Decode what the server wrote, safe to print and short enough to read: no control characters, no novels."""
     text = body[: 4 * MAX_TEXT].decode("utf-8", "replace")
     text = "".join(char if char.isprintable() else " " for char in text).strip()
+    if not text:
+        return "it gave no reason"
     return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "..."

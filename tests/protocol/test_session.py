@@ -482,7 +482,7 @@ def test_a_synack_with_data_is_a_refusal_in_the_servers_words() -> None:
 def test_a_refusal_of_blanks_is_a_refusal_all_the_same() -> None:
     session = with_open_stream()
     assert Driver(session).feed_frame(Command.SYNACK, 1, b" \n").kinds == [EventKind.REFUSED]
-    assert session.refusal == ""
+    assert session.refusal == "it gave no reason"
     assert session.end_stream() == []
 
 
@@ -701,7 +701,7 @@ def test_an_alert_is_told_with_its_text() -> None:
 
 def test_an_alert_without_text_is_an_alert() -> None:
     driver = Driver(with_open_stream()).feed_frame(Command.ALERT)
-    assert [(event.kind, event.text) for event in driver.events] == [(EventKind.ALERT, "")]
+    assert [(event.kind, event.text) for event in driver.events] == [(EventKind.ALERT, "it gave no reason")]
 
 
 @pytest.mark.parametrize("command", [Command.ALERT, Command.SYNACK])
