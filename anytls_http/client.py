@@ -117,9 +117,12 @@ class AnyTLSClient:
     def wait_ready(self, n: int = 1, timeout: float | None = None) -> None:
         """Wait until ``n`` sessions are ready for use, dialling them where ``ensure_idle_session`` is less.
 
-        ``timeout``: seconds. Raises :class:`AnyTLSTimeout`, with the last dial's error in its words.
+        ``timeout``: seconds. Raises :class:`AnyTLSTimeout`, with the last dial's error in its words; ``TypeError`` and
+        ``ValueError`` for what is no number of sessions or seconds.
         """
-        self._pool.wait_ready(n, timeout)
+        if not isinstance(n, int):
+            raise TypeError(f"n is a number of sessions (int), not {n!r}")
+        self._pool.wait_ready(n, valid_timeout(timeout))
 
     def stats(self) -> PoolStats:
         """Return the pool's numbers of this moment."""

@@ -74,5 +74,5 @@ class EventDispatcher:
         for hook in self._hooks.get(event.name, ()):
             try:
                 hook(event)
-            except Exception:  # a user's hook may raise anything; the pool goes on
+            except (Exception, SystemExit):  # a user's hook may raise anything; the pool goes on
                 logger.exception("an event hook for %s failed", event.name)

@@ -148,7 +148,7 @@ class Pool:
         state = self.state
         deadline = None if timeout is None else time.monotonic() + timeout
         with state.lock:
-            state.refill.target = max(state.options.ensure_idle_session, count)
+            state.refill.awaited.append(count)
             state.refill.not_before = 0.0  # somebody waits: no time to lose, whatever has failed before
         try:
             self.start()
@@ -161,11 +161,11 @@ class Pool:
                     if left == 0 or not state.changed.wait(left if left > 0 else None):
                         error = f"; the last error was: {state.last_error}" if state.last_error else ""
                         raise AnyTLSTimeout(
-                            f"{len(state.idle)} of {count} sessions were ready after {timeout} s{error}"
+                            f"{len(state.idle)} of {count} sessions were ready after {timeout:g} s{error}"
                         )
         finally:
             with state.lock:
-                state.refill.target = state.options.ensure_idle_session
+                state.refill.awaited.remove(count)
 
     def stats(self) -> PoolStats:
         """Return the numbers of this moment."""

@@ -21,13 +21,18 @@ class Refill:
 
     def begin_anew(self) -> None:
         """Forget what is in flight, and what has failed."""
-        self.target = self._options.ensure_idle_session  #: idle sessions that are wanted
+        self.awaited: list[int] = []  #: how many idle sessions each caller of ``wait_ready`` waits for
         self.dialing = 0  #: dials in flight, those that wait for a thread too
         self.dials_wanted = 0  #: of them, those that no thread has begun
         self.dial_threads = 0
         self.created_this_cycle = 0
         self.failures = 0  #: dials that failed in a row
         self.not_before = 0.0  #: (backoff)
+
+    @property
+    def target(self) -> int:
+        """The idle sessions that are wanted."""
+        return max(self._options.ensure_idle_session, *self.awaited, 0)
 
     def size(self, idle: int, now: float) -> int:
         """Return how many sessions may be dialled now, where so many are ``idle``."""

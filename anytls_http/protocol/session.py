@@ -330,7 +330,8 @@ class ClientSession:
 
     def _header_complete(self) -> Event | None:
         command, stream_id, size = _UNPACK(self._header)
-        self.frames_received += 1
+        if command in _COMMANDS:  # what else may come from a server that isn't AnyTLS proves nothing
+            self.frames_received += 1
         self._have = 0
         self.wanted = self._header
         if command == _PSH:
@@ -387,6 +388,7 @@ class ClientSession:
         return None
 
 
+_COMMANDS = frozenset(Command)
 #: The commands whose data is looked at; the data of any other is skipped without being kept.
 _WITH_BODY = frozenset(
     {Command.ALERT, Command.UPDATE_PADDING_SCHEME, Command.SYNACK, Command.SERVER_SETTINGS},

@@ -48,12 +48,15 @@ def test_without_hooks_nothing_is_wanted(hooks: dict[str, list[object]] | None) 
     dispatcher.emit(Event("alert", 1))
 
 
-def test_a_hook_that_fails_is_logged_and_the_next_ones_are_called(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [ValueError, SystemExit])
+def test_a_hook_that_fails_is_logged_and_the_next_ones_are_called(
+    error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
     """Design: "they can't break the pool"."""
     got: list[Event] = []
 
     def broken(event: Event) -> None:
-        raise ValueError("the user's bug")
+        raise error("the user's bug")
 
     event = Event("alert", 1)
     EventDispatcher({"alert": [broken, got.append]}).emit(event)

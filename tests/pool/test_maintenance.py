@@ -312,9 +312,11 @@ def test_a_raised_warm_target_is_filled_at_once() -> None:
     pool = FakePool(ensure_idle_session=1)
     pool.run()
     pool.dial_succeeds()
-    pool.state.refill.target = 4
+    pool.state.refill.awaited += [4, 2]
     assert pool.run() == 3
-    pool.state.refill.target = 1
+    pool.state.refill.awaited.remove(2)
+    assert pool.state.refill.target == 4
+    pool.state.refill.awaited.remove(4)
     for _ in range(3):
         pool.dial_succeeds()
     assert pool.run_for(29) == 0

@@ -666,6 +666,14 @@ def test_padding_unknown_commands_and_those_of_clients_are_skipped(command: int,
     assert driver.most_wanted == HEADER_SIZE
 
 
+def test_an_answer_in_http_is_no_frame() -> None:
+    """Who sends it has understood nothing of the password: a wrong one, or no AnyTLS server."""
+    session = with_open_stream()
+    before = session.frames_received
+    Driver(session).feed(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    assert session.frames_received == before
+
+
 @pytest.mark.parametrize(
     ("command", "kind"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import math
 import os
 import pickle
 import signal
@@ -15,6 +16,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -115,6 +117,43 @@ class TestCloseOfTheClient:
         for call in (lambda: client.create_connection(target.address), client.wait_ready):
             with pytest.raises(ClientClosed):
                 call()
+
+
+def test_each_of_two_who_wait_gets_its_sessions(server: AnyTLSServer) -> None:
+    """The one who wants fewer leaves first; the other's are dialled all the same."""
+    for _ in range(5):
+        with AnyTLSClient(server.outbound()) as client:
+            more = Background(client.wait_ready, 6, 5)
+            client.wait_ready(1, 5)
+            more.result()
+            assert client.stats().idle == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ((2.5, 1), TypeError),
+        (("2", 1), TypeError),
+        ((1, -1), ValueError),
+        ((1, math.nan), ValueError),
+        ((1, "x"), ValueError),
+    ],
+)
+def test_what_cannot_be_waited_for(server: AnyTLSServer, arguments: Any, error: type[Exception]) -> None:
+    with AnyTLSClient(server.outbound()) as client:
+        with pytest.raises(error):
+            client.wait_ready(*arguments)
+        client.wait_ready(1, timeout=5)
+        assert client.stats().idle == 1
+        assert maintenance_threads() != []
+
+
+def test_a_hook_that_exits_does_not_keep_sessions_open(server: AnyTLSServer) -> None:
+    client = AnyTLSClient(server.outbound(), event_hooks={"session_closed": [lambda event: sys.exit(1)]})
+    client.wait_ready(3, timeout=5)
+    client.close()
+    assert client.stats().total == 0
+    server.wait_for(lambda: server.live_sessions == [])
 
 
 def test_a_huge_warm_target_ends_with_the_client(server: AnyTLSServer) -> None:
