@@ -31,6 +31,8 @@ MAX_HEART_RESPONSES = 16
 
 #: Most characters kept of what a server says (an alert, a refusal): errors and logs repeat it.
 MAX_TEXT = 500
+#: What an alert or a refusal without text is told as.
+NO_REASON = "it gave no reason"
 
 _PACK = HEADER.pack
 _UNPACK = HEADER.unpack_from
@@ -400,5 +402,5 @@ def _text(body: bytes) -> str:
     text = body[: 4 * MAX_TEXT].decode("utf-8", "replace")
     text = "".join(char if char.isprintable() else " " for char in text).strip()
     if not text:
-        return "it gave no reason"
+        return NO_REASON
     return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "..."
