@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ..errors import ConfigError
 from .dial import DIAL_NAMES, read_dial
 from .endpoint import host_port, read_server, read_server_port
-from .fields import Fields, describe_value, refuse_same_tag, show_text
+from .fields import Fields, describe_value, position_of_tag, show_text
 from .options import DialOptions, changed_options
 
 if TYPE_CHECKING:
@@ -138,16 +138,17 @@ def follow_detour(
         return None
     if tag in trail:
         raise ConfigError("detour: a loop: " + " -> ".join((*trail, tag)))
-    tags = [_tag_of(entry, position) for position, entry in enumerate(outbounds)]
-    tagged = [position for position, own_tag in enumerate(tags) if own_tag == tag]
-    refuse_same_tag("detour: outbounds", tag, tagged)
-    for position in tagged:
-        try:
-            return _read_upstream(outbounds[position], tag, outbounds, dns_servers, (*trail, tag))
-        except ConfigError as problem:
-            raise ConfigError(f"detour: outbounds[{position}].{problem}") from None
-    known = ", ".join(show_text(each) for each in tags) or "none"
-    raise ConfigError(f"detour: there is no outbound with the tag {show_text(tag)}; the tags are: {known}")
+    tags = {position: _tag_of(entry, position) for position, entry in enumerate(outbounds)}
+    position = position_of_tag("detour: outbounds", tag, tags)
+    if position is None:
+        known = ", ".join(show_text(each) for each in tags.values()) or "none"
+        raise ConfigError(
+            f"detour: there is no outbound with the tag {show_text(tag)}; the tags are: {known}"
+        )
+    try:
+        return _read_upstream(outbounds[position], tag, outbounds, dns_servers, (*trail, tag))
+    except ConfigError as problem:
+        raise ConfigError(f"detour: outbounds[{position}].{problem}") from None
 
 
 def _tag_of(entry: object, position: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from .endpoint import host_port, read_server, read_server_port
-from .fields import Fields, describe_value, refuse_same_tag, show_text
+from .fields import Fields, describe_value, position_of_tag, show_text
 from .options import TLSOptions, changed_options
 from .tls import read_tls
 from .unsupported import not_supported_names, refuse_not_supported
@@ -112,18 +112,18 @@ def _named(tag: str, servers: Sequence[object] | None, trail: tuple[str, ...]) -
     """Return the server with this tag; None where that is the system's own lookup."""
     if tag in trail:
         raise ConfigError("a loop: " + " -> ".join((*trail, tag)))
-    tagged: dict[int, Mapping[Any, Any]] = {}
+    entries: list[Mapping[Any, Any]] = []
     for position, entry in enumerate(servers or ()):
         if not isinstance(entry, Mapping):
             raise ConfigError(f"dns.servers[{position}]: got {describe_value(entry)}, takes an object")
-        if (entry.get("tag") or str(position)) == tag:
-            tagged[position] = entry
-    refuse_same_tag("dns.servers", tag, list(tagged))
-    for position, entry in tagged.items():
+        entries.append(entry)
+    tags = {position: entry.get("tag") or str(position) for position, entry in enumerate(entries)}
+    found = position_of_tag("dns.servers", tag, tags)
+    if found is not None:
         try:
-            return _read_server(entry, tag, servers, (*trail, tag))
+            return _read_server(entries[found], tag, servers, (*trail, tag))
         except ConfigError as problem:
-            raise ConfigError(f"dns.servers[{position}].{problem}") from None
+            raise ConfigError(f"dns.servers[{found}].{problem}") from None
     if tag == "local":
         return None
     where = "" if servers else ' ("local" is the system; from_file knows those of the file\'s dns.servers)'

@@ -229,8 +229,13 @@ def one_of(options: Sequence[str]) -> str:
     return "one of " + ", ".join(f'"{option}"' for option in options)
 
 
-def refuse_same_tag(where: str, tag: str, positions: Sequence[int]) -> None:
-    """Refuse a tag that several entries of a list have: what was meant isn't known. Raises ``ConfigError``."""
-    if len(positions) > 1:
-        listed = ", ".join(f"[{position}]" for position in positions)
+def position_of_tag(where: str, tag: str, tags: Mapping[int, str]) -> int | None:
+    """Return the position of the entry with this tag, None where there is none; ``tags``: position -> tag.
+
+    Raises ``ConfigError`` where several have it: what was meant isn't known.
+    """
+    found = [position for position, own_tag in tags.items() if own_tag == tag]
+    if len(found) > 1:
+        listed = ", ".join(f"[{position}]" for position in found)
         raise ConfigError(f"{where}{listed}: several have the tag {show_text(tag)}")
+    return found[0] if found else None

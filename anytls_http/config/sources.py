@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from ..errors import ConfigError
-from .fields import describe_value, refuse_same_tag
+from .fields import describe_value, position_of_tag
 
 __all__ = ["choose_outbound", "merge", "parse_json", "read_text", "siblings"]
 
@@ -98,7 +98,7 @@ def choose_outbound(document: object, tag: str | None = None) -> tuple[object, s
         raise ConfigError('outbounds: there is none of type "anytls"')
     chosen = [found for found in tagged if tag is None or found[1] == tag]
     if tag is not None:
-        refuse_same_tag("outbounds", tag, [found[0] for found in chosen])
+        position_of_tag("outbounds", tag, {position: own_tag for position, own_tag, _ in tagged})
     if tag is None:
         # Those that others go through aren't meant where a single one is left.
         detours = [entry.get("detour") for entry in outbounds if isinstance(entry, Mapping)]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -369,16 +370,25 @@ def test_an_answer_that_breaks_off(
         assert b"0\r\n\r\n" not in body  # it doesn't look whole
 
 
-def test_the_session_breaks_in_an_answer_without_length(
-    proxy: LocalProxy, server: AnyTLSServer, target: Target
-) -> None:
+@contextlib.contextmanager
+def asked_and_begun(
+    proxy: LocalProxy, server: AnyTLSServer, target: Target, version: str
+) -> Iterator[socket.socket]:
+    """Ask by this version of HTTP, and read the head of an answer without length that has begun."""
     server.routes["scripted.test", 80] = target.address
     with connect(proxy) as sock:
-        send(sock, "GET http://scripted.test/ HTTP/1.1", "Host: scripted.test")
+        send(sock, f"GET http://scripted.test/ HTTP/{version}", "Host: scripted.test")
         far = target.accept()
         read_head(far)
         far.sendall(b"HTTP/1.1 200 OK\r\n\r\nbegin")
-        read_head(sock)
+        assert read_head(sock)[0].endswith(b"200 OK")
+        yield sock
+
+
+def test_the_session_breaks_in_an_answer_without_length(
+    proxy: LocalProxy, server: AnyTLSServer, target: Target
+) -> None:
+    with asked_and_begun(proxy, server, target, "1.1") as sock:
         assert b"begin" in sock.recv(100)
         server.close_sessions(reset=True)
         assert not read_all(sock).endswith(b"0\r\n\r\n")
@@ -504,13 +514,7 @@ def test_a_kept_connection_must_live(
 def test_a_broken_answer_to_an_old_client_is_a_reset(
     proxy: LocalProxy, server: AnyTLSServer, target: Target
 ) -> None:
-    server.routes["scripted.test", 80] = target.address
-    with connect(proxy) as sock:
-        send(sock, "GET http://scripted.test/ HTTP/1.0", "Host: scripted.test")
-        far = target.accept()
-        read_head(far)
-        far.sendall(b"HTTP/1.1 200 OK\r\n\r\nbegin")
-        assert read_head(sock)[0].endswith(b"200 OK")
+    with asked_and_begun(proxy, server, target, "1.0") as sock:
         assert sock.recv(100) == b"begin"
         server.close_sessions(reset=True)
         with pytest.raises(ConnectionResetError):
